@@ -1,0 +1,2 @@
+//! The Chronoswitch host agent.
+fn main() {}

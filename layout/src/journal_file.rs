@@ -1,0 +1,1 @@
+//! The primary journal file.

@@ -1,0 +1,407 @@
+//! What the card must have done: its ring records and forwarded frames, derived from what came in.
+//!
+//! Some of what a card does is its own choice: which port is served first, when a write is admitted,
+//! in which slot, with which stamp. [`Trace`] holds these choices (they stand in the headers that the
+//! card wrote) beside everything that entered the card. [`expected`] takes only the choices from the
+//! card's records and makes everything else anew from the frames, so that a comparison bit for bit
+//! proves all the rest; choices that break a rule are a [`Mismatch`].
+//!
+//! The uplink's log is in wire order, which decides what was unanswered when: a write that leaves
+//! while an overlapping one has no answer *on the wire* breaks the interlock, whatever the card thinks.
+
+use crate::answer::Answer;
+use crate::entry::{self, Commit, CLOCK_FLAGS};
+use crate::frame::{classify, Decision, PortRules, Write};
+use layout::entry::{flags, EntryHeader, ErrorBound, Kind, NO_INDEX};
+use layout::registers::{Counter, SOURCES};
+use std::collections::{BTreeMap, VecDeque};
+use zerocopy::FromBytes;
+
+/// A frame at the uplink.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Uplink {
+    /// Left the card towards the target.
+    Forwarded(Vec<u8>),
+    /// Came from the target.
+    Answer(Vec<u8>),
+}
+
+/// What entered a card, what it chose, and what it wrote.
+#[derive(Clone, Copy, Debug)]
+pub struct Trace<'a> {
+    /// What each port goes by; the same all the time.
+    pub rules: &'a [PortRules],
+    /// Floor of the numbers as set at bring-up.
+    pub number_floor: u64,
+    /// Floor of the stamps as set at bring-up.
+    pub stamp_floor: u64,
+    /// By port: the frames that sources sent, in order.
+    pub frames: &'a [Vec<Vec<u8>>],
+    /// The uplink in wire order.
+    pub uplink: &'a [Uplink],
+    /// By port: the records of its ring, header, payload and padding, in order.
+    pub records: &'a [Vec<Vec<u8>>],
+}
+
+/// What a card with that trace must have written and counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Expected {
+    /// By port: the records of its ring.
+    pub records: Vec<Vec<Vec<u8>>>,
+    /// By port: frames by what [`classify`] says of them (admission isn't its to say).
+    pub counters: Vec<BTreeMap<Counter, u64>>,
+    /// By port: writes of `frames` that never left by the uplink: held too long, dropped for want of
+    /// room, or copies whose answer was still held.
+    pub unadmitted: Vec<usize>,
+    /// By port: frames of `frames` that pass, but never left by the uplink.
+    pub unpassed: Vec<usize>,
+}
+
+/// Where the card and the rules part.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Mismatch {
+    /// A trace that isn't one: it lacks a port, or a record has no header.
+    #[error("the trace is malformed: {0}")]
+    Trace(String),
+    /// A frame left by the uplink that is none of those that entered, or left twice, or should have
+    /// been dropped.
+    #[error("uplink frame {index}: {reason}")]
+    Forwarded {
+        /// Index in [`Trace::uplink`].
+        index: usize,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A record that no rule allows at its place.
+    #[error("port {port}, record {index} ({kind}): {reason}")]
+    Record {
+        /// Port.
+        port: usize,
+        /// Index among the port's records.
+        index: usize,
+        /// Name of its kind.
+        kind: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// A write that left by the uplink.
+struct Forwarded {
+    port: usize,
+    frame: usize,
+    uplink: usize,
+    write: Write,
+    slot: u8,
+    completions: usize,
+}
+
+impl Forwarded {
+    fn is_answered_by(&self, answer: &Answer) -> bool {
+        let write = &self.write;
+        (answer.destination, answer.shelf, answer.slot, answer.tag)
+            == (write.source, write.shelf, write.slot, write.tag)
+            && answer.lba & write.lba_mask == write.lba
+    }
+
+    fn overlaps(&self, other: &Write) -> bool {
+        let write = &self.write;
+        write.volume == other.volume
+            && write.lba < other.lba + u64::from(other.sectors)
+            && other.lba < write.lba + u64::from(write.sectors)
+    }
+
+    /// The rule by which a copy is recognised (DESIGN §3, invariant 7).
+    fn is_copied_by(&self, port: usize, other: &Write) -> bool {
+        let write = &self.write;
+        self.port == port
+            && (write.source, write.volume, write.lba, write.sectors, write.payload_crc)
+                == (other.source, other.volume, other.lba, other.sectors, other.payload_crc)
+    }
+}
+
+/// A frame of a port that may leave by the uplink.
+struct Candidate {
+    frame: usize,
+    write: Option<Write>,
+}
+
+/// Most unanswered copies of one write, itself included (DESIGN §3, invariant 7).
+const COPIES: usize = 4;
+
+/// Everything that a card with `trace` must have written, or the first place where what it did can't
+/// be right. Whether the records are those of the trace is the caller's to compare, or [`check`]'s.
+pub fn expected(trace: &Trace<'_>) -> Result<Expected, Mismatch> {
+    let ports = trace.rules.len();
+    if trace.frames.len() != ports || trace.records.len() != ports {
+        return Err(Mismatch::Trace(format!("{ports} ports have rules, frames or records are of others")));
+    }
+    let mut result = Expected { records: vec![Vec::new(); ports], ..Expected::default() };
+    let mut candidates = sort_frames(trace, &mut result);
+    let (forwarded, answers) = follow_uplink(trace, &mut candidates)?;
+    for port in candidates {
+        result.unadmitted.push(port.iter().filter(|c| c.write.is_some()).count());
+        result.unpassed.push(port.iter().filter(|c| c.write.is_none()).count());
+    }
+    Records::new(trace, forwarded, answers).make(&mut result)?;
+    Ok(result)
+}
+
+/// [`expected`], and that the card's records are those, bit for bit.
+pub fn check(trace: &Trace<'_>) -> Result<Expected, Mismatch> {
+    let result = expected(trace)?;
+    for (port, (card, model)) in trace.records.iter().zip(&result.records).enumerate() {
+        for (index, (card, model)) in card.iter().zip(model).enumerate() {
+            if card == model {
+                continue;
+            }
+            let at = card.iter().zip(model).position(|(c, m)| c != m).unwrap_or(card.len().min(model.len()));
+            let kind = header_of(model).map_or("no header", |h| kind_name(&h));
+            let reason = format!("byte {at} is {:02x?}, expected {:02x?}", card.get(at), model.get(at));
+            return Err(Mismatch::Record { port, index, kind, reason });
+        }
+    }
+    Ok(result)
+}
+
+/// The frames that may leave by the uplink, by port; the others are counted.
+fn sort_frames(trace: &Trace<'_>, result: &mut Expected) -> Vec<VecDeque<Candidate>> {
+    let mut all = Vec::new();
+    for (frames, rules) in trace.frames.iter().zip(trace.rules) {
+        let mut counters = BTreeMap::new();
+        let mut candidates = VecDeque::new();
+        for (frame, bytes) in frames.iter().enumerate() {
+            match classify(bytes, rules) {
+                Decision::Pass => {
+                    *counters.entry(Counter::Passed).or_default() += 1;
+                    candidates.push_back(Candidate { frame, write: None });
+                }
+                Decision::Write(write) => candidates.push_back(Candidate { frame, write: Some(write) }),
+                Decision::Drop(counter) => *counters.entry(counter).or_default() += 1,
+            }
+        }
+        result.counters.push(counters);
+        all.push(candidates);
+    }
+    all
+}
+
+/// Matches what left with what entered, each frame once, and holds the interlock against the wire.
+/// Takes what left out of `candidates`; returns the writes in order, and the answers.
+fn follow_uplink(
+    trace: &Trace<'_>,
+    candidates: &mut [VecDeque<Candidate>],
+) -> Result<(Vec<Forwarded>, Vec<(usize, Answer)>), Mismatch> {
+    let mut writes: Vec<Forwarded> = Vec::new();
+    let mut unanswered: Vec<usize> = Vec::new();
+    let mut answers = Vec::new();
+    for (index, event) in trace.uplink.iter().enumerate() {
+        let bytes = match event {
+            Uplink::Forwarded(bytes) => bytes,
+            Uplink::Answer(bytes) => {
+                if let Some(answer) = Answer::decode(bytes) {
+                    if let Some(at) = unanswered.iter().position(|&w| writes[w].is_answered_by(&answer)) {
+                        unanswered.remove(at);
+                    }
+                    answers.push((index, answer));
+                }
+                continue;
+            }
+        };
+        let (port, candidate) = take(trace, candidates, bytes).ok_or_else(|| Mismatch::Forwarded {
+            index,
+            reason: "no frame that may pass came in like this, or it left before".into(),
+        })?;
+        let Some(write) = candidate.write else { continue };
+        let open = |w: &&usize| writes[**w].overlaps(&write) && !writes[**w].is_copied_by(port, &write);
+        if let Some(&w) = unanswered.iter().find(open) {
+            let other = &writes[w];
+            let reason = format!(
+                "write of {} sectors at LBA {} from port {port} overlaps uplink frame {}, which has no answer",
+                write.sectors, write.lba, other.uplink
+            );
+            return Err(Mismatch::Forwarded { index, reason });
+        }
+        unanswered.push(writes.len());
+        let frame = candidate.frame;
+        writes.push(Forwarded { port, frame, uplink: index, write, slot: 0, completions: 0 });
+    }
+    Ok((writes, answers))
+}
+
+/// Takes the earliest candidate of any port whose frame is `bytes`.
+fn take(
+    trace: &Trace<'_>,
+    candidates: &mut [VecDeque<Candidate>],
+    bytes: &[u8],
+) -> Option<(usize, Candidate)> {
+    for (port, waiting) in candidates.iter_mut().enumerate() {
+        if let Some(at) = waiting.iter().position(|c| trace.frames[port][c.frame] == bytes) {
+            return waiting.remove(at).map(|candidate| (port, candidate));
+        }
+    }
+    None
+}
+
+fn header_of(record: &[u8]) -> Option<EntryHeader> {
+    EntryHeader::read_from_prefix(record).ok().map(|(header, _)| header)
+}
+
+fn kind_name(header: &EntryHeader) -> &'static str {
+    Kind::from_byte(header.kind).map_or("unknown kind", Kind::name)
+}
+
+/// Makes the ports' records in the order of their stamps.
+struct Records<'a> {
+    trace: &'a Trace<'a>,
+    forwarded: Vec<Forwarded>,
+    answers: Vec<(usize, Answer)>,
+    entries: usize,
+    last_stamp: u64,
+    sources: Vec<Vec<[u8; 6]>>,
+    /// Entries without a completion, by port and slot.
+    slots: BTreeMap<(usize, u8), Vec<usize>>,
+}
+
+impl<'a> Records<'a> {
+    fn new(trace: &'a Trace<'a>, forwarded: Vec<Forwarded>, answers: Vec<(usize, Answer)>) -> Self {
+        let sources = vec![Vec::new(); trace.rules.len()];
+        Self {
+            trace,
+            forwarded,
+            answers,
+            entries: 0,
+            last_stamp: trace.stamp_floor,
+            sources,
+            slots: BTreeMap::new(),
+        }
+    }
+
+    fn make(mut self, result: &mut Expected) -> Result<(), Mismatch> {
+        let mut order = Vec::new();
+        for (port, records) in self.trace.records.iter().enumerate() {
+            for (index, record) in records.iter().enumerate() {
+                let header = header_of(record).ok_or_else(|| {
+                    Mismatch::Trace(format!("port {port}, record {index} is shorter than a header"))
+                })?;
+                order.push((header.timestamp.get(), port, index, header));
+            }
+        }
+        // A stable sort: records of one port whose stamps run backwards come out of order, and show.
+        order.sort_by_key(|&(stamp, ..)| stamp);
+        for (_, port, index, header) in order {
+            let record = self
+                .next(port, &header, result.records[port].len())
+                .and_then(|record| match index == result.records[port].len() {
+                    true => Ok(record),
+                    false => Err("the port's stamps run backwards".into()),
+                })
+                .map_err(|reason| Mismatch::Record { port, index, kind: kind_name(&header), reason })?;
+            result.records[port].push(record);
+        }
+        match self.forwarded.get(self.entries) {
+            None => Ok(()),
+            Some(write) => Err(Mismatch::Forwarded {
+                index: write.uplink,
+                reason: format!(
+                    "frame {} of port {} was forwarded without an entry",
+                    write.frame, write.port
+                ),
+            }),
+        }
+    }
+
+    /// The record that must stand where the card wrote one with `header`.
+    fn next(&mut self, port: usize, header: &EntryHeader, sequence: usize) -> Result<Vec<u8>, String> {
+        if header.timestamp.get() <= self.last_stamp {
+            return Err(format!("stamp {} is not above {}", header.timestamp, self.last_stamp));
+        }
+        self.last_stamp = header.timestamp.get();
+        let mut commit = Commit {
+            port: port as u8,
+            sequence: sequence as u64,
+            timestamp: self.last_stamp,
+            number: self.trace.number_floor + self.entries as u64,
+            clock_flags: header.flags.get() & CLOCK_FLAGS,
+            clock_error: ErrorBound(header.clock_error.get()),
+        };
+        match Kind::from_byte(header.kind) {
+            Ok(Kind::After) => {
+                commit.number += 1;
+                self.admission(port, header, &commit)
+            }
+            Ok(Kind::Completion) => self.completion(port, header, &commit),
+            Ok(Kind::Watermark) => Ok(entry::watermark(&commit)),
+            _ => Err("a card in after-image mode doesn't write this".into()),
+        }
+    }
+
+    fn admission(&mut self, port: usize, header: &EntryHeader, commit: &Commit) -> Result<Vec<u8>, String> {
+        let this = self.entries;
+        let Some(forwarded) = self.forwarded.get(this) else {
+            return Err("an entry for which no write was forwarded".into());
+        };
+        if forwarded.port != port {
+            return Err(format!("write {this} on the uplink came from port {}", forwarded.port));
+        }
+        let duplicate = header.flags.get() & flags::DUPLICATE != 0;
+        self.check_slot(port, header.slot, duplicate)?;
+        self.forwarded[this].slot = header.slot;
+        self.slots.entry((port, header.slot)).or_default().push(this);
+        self.entries += 1;
+        let Forwarded { frame, write, .. } = &self.forwarded[this];
+        let source = source_index(&mut self.sources[port], write.source);
+        let data = &self.trace.frames[port][*frame][write.payload.clone()];
+        Ok(entry::after(commit, header.slot, source, duplicate, write, data))
+    }
+
+    /// A slot holds one write and its copies, until all have their completions.
+    fn check_slot(&self, port: usize, slot: u8, duplicate: bool) -> Result<(), String> {
+        let write = &self.forwarded[self.entries].write;
+        let in_slot = self.slots.get(&(port, slot)).map_or(&[][..], Vec::as_slice);
+        let of_this = in_slot.iter().any(|&entry| self.forwarded[entry].is_copied_by(port, write));
+        match duplicate {
+            true if !of_this => Err(format!("flagged duplicate, but slot {slot} holds no equal write")),
+            true if in_slot.len() >= COPIES => Err(format!("slot {slot} has {COPIES} copies already")),
+            false if !in_slot.is_empty() => Err(format!("slot {slot} is taken by an unanswered write")),
+            _ => Ok(()),
+        }
+    }
+
+    fn completion(&mut self, port: usize, header: &EntryHeader, commit: &Commit) -> Result<Vec<u8>, String> {
+        let number = header.number.get();
+        let index = number.checked_sub(self.trace.number_floor + 1).map(|index| index as usize);
+        let Some(index) = index.filter(|&index| index < self.entries) else {
+            return Err(format!("completes number {number}, which was not given"));
+        };
+        let forwarded = &mut self.forwarded[index];
+        if forwarded.port != port {
+            return Err(format!("completes number {number}, an entry of port {}", forwarded.port));
+        }
+        let late = forwarded.completions > 0;
+        forwarded.completions += 1;
+        let (slot, uplink) = (forwarded.slot, forwarded.uplink);
+        if let Some(open) = self.slots.get_mut(&(port, slot)) {
+            open.retain(|&entry| entry != index);
+        }
+        let commit = Commit { number, ..*commit };
+        let answered = self.answers.iter().position(|(at, a)| *at > uplink && forwarded.is_answered_by(a));
+        match answered {
+            Some(at) => Ok(entry::completion(&commit, slot, &self.answers.remove(at).1, late)),
+            None if late => Err(format!("completes number {number} again without an answer")),
+            None => Ok(entry::unanswered(&commit, slot)),
+        }
+    }
+}
+
+/// The index of `mac` in a port's source table, entered if there is room.
+fn source_index(table: &mut Vec<[u8; 6]>, mac: [u8; 6]) -> u16 {
+    match table.iter().position(|&known| known == mac) {
+        Some(index) => index as u16,
+        None if table.len() < SOURCES => {
+            table.push(mac);
+            (table.len() - 1) as u16
+        }
+        None => NO_INDEX,
+    }
+}

@@ -71,6 +71,13 @@ pub trait Card {
     /// before it is visible afterwards (acquire).
     fn dma_load(&self, region: &DmaRegion, offset: usize) -> u64;
 
+    /// Message address and data for an MSI-X `vector`, which bring-up writes into the card's table.
+    /// `None` where somebody else fills it in: under VFIO the kernel and QEMU own the table.
+    fn msix_message(&mut self, vector: usize) -> Option<(u64, u32)> {
+        let _ = vector;
+        None
+    }
+
     /// Waits until a vector fires, `timeout` at most, and returns and clears what fired. For a
     /// simulated card this is where its clock runs, and `timeout` is time of the card.
     fn wait(&mut self, timeout: Duration) -> Result<Interrupts, CardError>;

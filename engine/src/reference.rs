@@ -126,6 +126,9 @@ struct Candidate {
     write: Option<Write>,
 }
 
+/// The target's answers, each with its index in [`Trace::uplink`].
+type Answers = Vec<(usize, Answer)>;
+
 /// Most unanswered copies of one write, itself included (DESIGN §3, invariant 7).
 const COPIES: usize = 4;
 
@@ -191,7 +194,7 @@ fn sort_frames(trace: &Trace<'_>, result: &mut Expected) -> Vec<VecDeque<Candida
 fn follow_uplink(
     trace: &Trace<'_>,
     candidates: &mut [VecDeque<Candidate>],
-) -> Result<(Vec<Forwarded>, Vec<(usize, Answer)>), Mismatch> {
+) -> Result<(Vec<Forwarded>, Answers), Mismatch> {
     let mut writes: Vec<Forwarded> = Vec::new();
     let mut unanswered: Vec<usize> = Vec::new();
     let mut answers = Vec::new();
@@ -255,7 +258,7 @@ fn kind_name(header: &EntryHeader) -> &'static str {
 struct Records<'a> {
     trace: &'a Trace<'a>,
     forwarded: Vec<Forwarded>,
-    answers: Vec<(usize, Answer)>,
+    answers: Answers,
     entries: usize,
     last_stamp: u64,
     sources: Vec<Vec<[u8; 6]>>,
@@ -264,7 +267,7 @@ struct Records<'a> {
 }
 
 impl<'a> Records<'a> {
-    fn new(trace: &'a Trace<'a>, forwarded: Vec<Forwarded>, answers: Vec<(usize, Answer)>) -> Self {
+    fn new(trace: &'a Trace<'a>, forwarded: Vec<Forwarded>, answers: Answers) -> Self {
         let sources = vec![Vec::new(); trace.rules.len()];
         Self {
             trace,

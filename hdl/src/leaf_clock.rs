@@ -30,13 +30,13 @@ logic_block! {
     ///
     /// `locked`: |filtered phase error| was below 0.5 ns for 256 broadcasts, and has not reached 2 ns
     /// since. `holdover`: locked, but no broadcasts for 128 cycles, or not yet settled after that: the
-    /// frequency is frozen at its mean and `error_bound` grows. While locked, `time` never runs
+    /// frequency is frozen at its mean and `error_bound` grows. While locked, `time_ns` never runs
     /// backwards.
     pub struct LeafClock {
         /// The port's clock.
         pub clock: Signal<In, Clock>,
         /// Broadcast of [`crate::time_base::TimeBase`].
-        pub toggle: Signal<In, bool>,
+        pub broadcast_toggle: Signal<In, bool>,
         /// Broadcast.
         pub broadcast_time: Signal<In, Bits<96>>,
         /// Broadcast.
@@ -46,12 +46,12 @@ logic_block! {
         /// Believed period of `clock`, 8.32 ns; constant.
         pub nominal: Signal<In, Bits<40>>,
         /// Time, ns since the Unix epoch, rounded.
-        pub time: Signal<Out, Bits<64>>,
+        pub time_ns: Signal<Out, Bits<64>>,
         /// The time is good to `error_bound`.
         pub locked: Signal<Out, bool>,
         /// Locked without broadcasts.
         pub holdover: Signal<Out, bool>,
-        /// Bound on the error of `time` against the time base: a `layout::entry::ErrorBound`.
+        /// Bound on the error of `time_ns` against the time base: a `layout::entry::ErrorBound`.
         pub error_bound: Signal<Out, Bits<16>>,
         /// Filtered phase error, 2^-16 ns, two's complement; positive: the leaf is late.
         pub phase: Signal<Out, Bits<32>>,
@@ -75,7 +75,7 @@ logic_block! {
         good: Dff<Bits<8>>,
         is_locked: Dff<bool>,
         is_holdover: Dff<bool>,
-        quiet: Dff<Bits<8>>,
+        quiet: Dff<Bits<10>>,
         deaf: Dff<Bits<30>>,
         bound: Dff<Bits<16>>,
         jam_flag: Dff<bool>,
@@ -104,12 +104,12 @@ impl Default for LeafClock {
     fn default() -> Self {
         Self {
             clock: Default::default(),
-            toggle: Default::default(),
+            broadcast_toggle: Default::default(),
             broadcast_time: Default::default(),
             broadcast_increment: Default::default(),
             broadcast_epoch: Default::default(),
             nominal: Default::default(),
-            time: Default::default(),
+            time_ns: Default::default(),
             locked: Default::default(),
             holdover: Default::default(),
             error_bound: Default::default(),
@@ -161,7 +161,7 @@ impl Default for LeafClock {
 }
 
 impl LeafClock {
-    /// The time in units of 2^-32 ns, half a nanosecond ahead as `time` is rounded from it. For tests.
+    /// The time in units of 2^-32 ns, half a nanosecond ahead as `time_ns` is rounded from it. For tests.
     pub fn exact(&self) -> u128 {
         self.now.q.val().to_u128()
     }
@@ -197,7 +197,7 @@ impl Logic for LeafClock {
             jam_flag
         );
         // Two flops against metastability, the third to see the change.
-        self.sync.d.next = (self.sync.q.val() << 1) | bit_cast::<3, 1>(self.toggle.val().into());
+        self.sync.d.next = (self.sync.q.val() << 1) | bit_cast::<3, 1>(self.broadcast_toggle.val().into());
         self.detect.next = self.sync.q.val().get_bit(1) != self.sync.q.val().get_bit(2);
         self.stage.d.next = (self.stage.q.val() << 1) | bit_cast::<2, 1>(self.detect.val().into());
         // What is added is prepared a cycle ahead, so that the long adder stands alone.
@@ -250,7 +250,7 @@ impl Logic for LeafClock {
             self.slew.next = self.broadcast_increment.val() - self.base_increment.q.val();
             self.shifted.next = bit_cast::<40, 28>(self.error.q.val()) << 8;
             if self.gear.q.val() == 0 {
-                self.phase_step.next = (self.shifted.val() >> 4) - bits::<40>(0x8000_0000);
+                self.phase_step.next = (self.shifted.val() >> 4) - bits::<40>(0x8000_0000u64);
                 self.frequency_step.next = (self.shifted.val() >> 15) - bits::<40>(0x10_0000);
                 self.last_update.next = bits::<13>(255);
             } else if self.gear.q.val() == 1 {
@@ -291,7 +291,7 @@ impl Logic for LeafClock {
             // Errors are compared from the lower limit up: ±0.5 ns is 2^24 wide, ±2 ns 2^26.
             self.above_half.next = self.next_mean.val().get_bits::<28>(6) - bits::<28>(0x780_0000);
             self.above_two.next = self.next_mean.val().get_bits::<28>(6) - bits::<28>(0x600_0000);
-            self.near.next = !self.above_half.val().get_bits::<4>(24).any();
+            self.near.next = self.above_half.val() < bits::<28>(0x100_0000);
 
             if self.updates.q.val() != self.last_update.val() {
                 self.updates.d.next = self.updates.q.val() + 1;
@@ -309,7 +309,7 @@ impl Logic for LeafClock {
                 }
             }
             // Just out of holdover the error may be larger, inside its bound, without a loss of lock.
-            if self.above_two.val().get_bits::<2>(26).any()
+            if (self.above_two.val() >= bits::<28>(0x400_0000))
                 & self.is_locked.q.val()
                 & !self.is_holdover.q.val()
             {
@@ -321,7 +321,7 @@ impl Logic for LeafClock {
                 self.addend.d.next = bit_cast::<96, 40>(self.increment.val()) + self.difference.q.val();
                 self.jam_flag.d.next = true;
                 self.far_count.d.next = bits::<2>(0);
-                self.mean_error.d.next = bits::<34>(0x2_0000_0000);
+                self.mean_error.d.next = bits::<34>(0x2_0000_0000u64);
                 self.good.d.next = bits::<8>(0);
                 self.updates.d.next = bits::<13>(0);
                 self.is_locked.d.next = false;
@@ -336,8 +336,9 @@ impl Logic for LeafClock {
         }
 
         if self.detect.val() {
-            self.quiet.d.next = bits::<8>(0);
-        } else if self.quiet.q.val() == 128 {
+            self.quiet.d.next = bits::<10>(0);
+        } else if self.quiet.q.val().all() {
+            // Eight microseconds: enough for an error that the filter doesn't know of yet.
             self.good.d.next = bits::<8>(0);
         } else {
             self.quiet.d.next = self.quiet.q.val() + 1;
@@ -355,14 +356,17 @@ impl Logic for LeafClock {
                 self.is_locked.d.next = false;
             }
         }
-        // Sixteenths of a nanosecond. A locked leaf is within half a nanosecond, its rounding adds as
-        // much. In holdover 2^-16, 2^-19 or 2^-21 of the time come on top for the frequency, by how long
-        // it had settled, and 2^-22 for the oscillator's drift.
+        // Sixteenths of a nanosecond, rounding to a whole one included: 1 ns in the last gear, 2 ns before.
+        // In holdover 2^-16, 2^-19 or 2^-21 of the time come on top for the frequency, by how long it had
+        // settled, and 2^-22 for the oscillator's drift.
         self.bound.d.next = bits::<16>(0xFFFF);
         if self.is_locked.q.val() {
-            self.bound.d.next = bits::<16>(16);
+            self.bound.d.next = bits::<16>(32);
+            if self.gear.q.val().all() {
+                self.bound.d.next = bits::<16>(16);
+            }
             if self.is_holdover.q.val() {
-                self.growth.next = (self.deaf.q.val() >> 9) + (self.deaf.q.val() >> 15);
+                self.growth.next = ((self.deaf.q.val() >> 9) + (self.deaf.q.val() >> 15)) + 16;
                 if self.gear.q.val().all() {
                     self.growth.next = (self.deaf.q.val() >> 12) + (self.deaf.q.val() >> 15);
                     if self.updates.q.val().get_bit(12) {
@@ -387,7 +391,7 @@ impl Logic for LeafClock {
 
         self.unsigned_phase.next = bit_cast::<32, 20>(self.mean_error.q.val().get_bits::<20>(14));
         self.phase.next = self.unsigned_phase.val() - bits::<32>(0x8_0000);
-        self.time.next = self.now.q.val().get_bits::<64>(32);
+        self.time_ns.next = self.now.q.val().get_bits::<64>(32);
         self.locked.next = self.is_locked.q.val();
         self.holdover.next = self.is_holdover.q.val();
         self.error_bound.next = self.bound.q.val();

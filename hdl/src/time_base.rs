@@ -23,31 +23,31 @@ pub const FRACTION_BITS: usize = 32;
 logic_block! {
     /// Keeps the time and broadcasts it.
     ///
-    /// `set` and `enable` come from the core clock through synchronisers; `set_time` must be stable from
-    /// the cycle in which `set` changes until three time clocks later, and `set` must change only while
-    /// `enable` is clear. Everything that is broadcast changes in the cycle in which `toggle` does, and
+    /// `set_toggle` and `enable` come from the core clock through synchronisers; `set_time` must be stable from
+    /// the cycle in which `set_toggle` changes until three time clocks later, and `set_toggle` must change only while
+    /// `enable` is clear. Everything that is broadcast changes in the cycle in which `broadcast_toggle` does, and
     /// is stable for at least 23 cycles after it.
     pub struct TimeBase {
         /// Time clock, 123.046875 MHz.
         pub clock: Signal<In, Clock>,
         /// The time runs and is broadcast.
         pub enable: Signal<In, bool>,
-        /// Each change takes over `set_time` and announces the step by a new `epoch`.
-        pub set: Signal<In, bool>,
+        /// Each change takes over `set_time` and announces the step by a new `broadcast_epoch`.
+        pub set_toggle: Signal<In, bool>,
         /// Time to set, ns since the Unix epoch.
         pub set_time: Signal<In, Bits<64>>,
         /// Increment a cycle, 8.32 ns; nominally [`TIME_INCREMENT`]. Of this clock domain.
         pub rate: Signal<In, Bits<40>>,
         /// Changes with each broadcast.
-        pub toggle: Signal<Out, bool>,
+        pub broadcast_toggle: Signal<Out, bool>,
         /// Broadcast: time in 64.32 ns, [`BROADCAST_LEAD_HALVES`] ahead.
-        pub time: Signal<Out, Bits<96>>,
+        pub broadcast_time: Signal<Out, Bits<96>>,
         /// Broadcast: increment of this clock, 8.32 ns.
-        pub increment: Signal<Out, Bits<40>>,
+        pub broadcast_increment: Signal<Out, Bits<40>>,
         /// Broadcast: changes when the time was set.
-        pub epoch: Signal<Out, Bits<2>>,
+        pub broadcast_epoch: Signal<Out, Bits<2>>,
         /// Time now, ns, in the time clock's domain.
-        pub now: Signal<Out, Bits<64>>,
+        pub now_ns: Signal<Out, Bits<64>>,
         enable_sync: Dff<Bits<3>>,
         set_sync: Dff<Bits<3>>,
         clock_time: Dff<Bits<96>>,
@@ -70,14 +70,14 @@ impl Default for TimeBase {
         Self {
             clock: Default::default(),
             enable: Default::default(),
-            set: Default::default(),
+            set_toggle: Default::default(),
             set_time: Default::default(),
             rate: Default::default(),
-            toggle: Default::default(),
-            time: Default::default(),
-            increment: Default::default(),
-            epoch: Default::default(),
-            now: Default::default(),
+            broadcast_toggle: Default::default(),
+            broadcast_time: Default::default(),
+            broadcast_increment: Default::default(),
+            broadcast_epoch: Default::default(),
+            now_ns: Default::default(),
             enable_sync: Default::default(),
             set_sync: Default::default(),
             clock_time: Default::default(),
@@ -114,7 +114,7 @@ impl Logic for TimeBase {
         );
         self.enable_sync.d.next =
             (self.enable_sync.q.val() << 1) | bit_cast::<3, 1>(self.enable.val().into());
-        self.set_sync.d.next = (self.set_sync.q.val() << 1) | bit_cast::<3, 1>(self.set.val().into());
+        self.set_sync.d.next = (self.set_sync.q.val() << 1) | bit_cast::<3, 1>(self.set_toggle.val().into());
         self.feedback.next = self.random.q.val().get_bit(0)
             ^ self.random.q.val().get_bit(2)
             ^ self.random.q.val().get_bit(3)
@@ -127,8 +127,8 @@ impl Logic for TimeBase {
                 if self.random.q.val().get_bit(0) {
                     self.count.d.next = bits::<5>(24);
                 }
-                self.random.d.next = (self.random.q.val() >> 1)
-                    | (bit_cast::<16, 1>(self.feedback.val().into()) << 15);
+                self.random.d.next =
+                    (self.random.q.val() >> 1) | (bit_cast::<16, 1>(self.feedback.val().into()) << 15);
                 self.sent_toggle.d.next = !self.sent_toggle.q.val();
                 self.sent_time.d.next = self.clock_time.q.val() + self.lead.val();
                 self.sent_increment.d.next = self.rate.val();
@@ -140,10 +140,10 @@ impl Logic for TimeBase {
             self.clock_time.d.next = bit_cast::<96, 64>(self.set_time.val()) << 32;
             self.set_epoch.d.next = self.set_epoch.q.val() + 1;
         }
-        self.toggle.next = self.sent_toggle.q.val();
-        self.time.next = self.sent_time.q.val();
-        self.increment.next = self.sent_increment.q.val();
-        self.epoch.next = self.sent_epoch.q.val();
-        self.now.next = self.clock_time.q.val().get_bits::<64>(32);
+        self.broadcast_toggle.next = self.sent_toggle.q.val();
+        self.broadcast_time.next = self.sent_time.q.val();
+        self.broadcast_increment.next = self.sent_increment.q.val();
+        self.broadcast_epoch.next = self.sent_epoch.q.val();
+        self.now_ns.next = self.clock_time.q.val().get_bits::<64>(32);
     }
 }

@@ -1,20 +1,19 @@
-//! Making a card ready, and stopping it cleanly.
+//! Making a card ready.
 
 use crate::card::{Card, CardError, DmaRegion};
-use crate::drain::{Driver, Ring, RingError};
+use crate::drain::{Driver, Ring};
+use crate::patience::Patience;
 use crate::record::Progress;
 use crate::registers::{self, card, ports, ALL_ONES};
 use crate::statistics::Wrapping;
 use layout::pcie::{BOUNDARY_BYTES, MSIX_ENTRY_BYTES, MSIX_TABLE_OFFSET};
 use layout::registers::{
-    command, control, global, IDENTITY_VALUE, MAP_VERSION_VALUE, MAXIMUM_PORTS, PORT_DRAIN, PORT_FLUSH,
-    PORT_LOCKED, VOLUMES, VOLUME_VALID,
+    command, control, global, IDENTITY_VALUE, MAP_VERSION_VALUE, MAXIMUM_PORTS, PORT_DRAIN, PORT_LOCKED,
+    VOLUMES, VOLUME_VALID,
 };
 use layout::ring::{MAILBOX_STRIDE, MAXIMUM_RING_BYTES, MINIMUM_RING_BYTES};
 use std::time::Duration;
 
-/// How often something is looked at that is waited for, in time of the card.
-const LOOK_EVERY: Duration = Duration::from_micros(50);
 /// How long a reset may take.
 const RESET_LIMIT: Duration = Duration::from_millis(10);
 
@@ -193,36 +192,6 @@ pub enum BringUpError {
     },
 }
 
-/// Why a card could not be stopped cleanly. It keeps its session: the next bring-up finds an unclean
-/// stop.
-#[derive(Debug, thiserror::Error)]
-pub enum StopError<E> {
-    /// The card itself failed.
-    #[error(transparent)]
-    Card(#[from] CardError),
-    /// A ring holds what can't be.
-    #[error(transparent)]
-    Ring(#[from] RingError),
-    /// The caller could not take the last records.
-    #[error("taking the last records: {0}")]
-    Take(E),
-    /// Something is still on its way.
-    #[error(
-        "after {limit:?}, port {port} still has {in_flight} writes without an answer and {undrained} bytes \
-         that were not taken"
-    )]
-    Unsettled {
-        /// How long it had.
-        limit: Duration,
-        /// The first such port.
-        port: usize,
-        /// Its writes in flight.
-        in_flight: u32,
-        /// Bytes in the port's ring and in the host's.
-        undrained: u64,
-    },
-}
-
 impl<C: Card> Driver<C> {
     /// Makes `card` ready and opens it for writes.
     ///
@@ -296,92 +265,6 @@ impl<C: Card> Driver<C> {
         }
         Err(BringUpError::Unlocked { ports: unlocked, limit })
     }
-
-    /// Closes writes: from now on they are dropped, and counted; reads pass.
-    pub fn close_writes(&mut self) -> Result<(), CardError> {
-        card::CONTROL.write(&mut self.card, control::TIME_ENABLED)
-    }
-
-    /// Asks every port for a watermark and a drain now.
-    pub fn flush(&mut self) -> Result<(), CardError> {
-        (0..self.ports()).try_for_each(|port| ports::COMMAND.of(port).write(&mut self.card, PORT_FLUSH))
-    }
-
-    /// Stops the card cleanly: closes writes, waits until every write has its answer and every record
-    /// is taken, and only then takes the session away.
-    ///
-    /// `take` is called whenever there may be records; it must consume them all in the end. `limit` is
-    /// time of the card. After an error this may be called again; after success the driver has no ports.
-    pub fn stop<E>(
-        &mut self,
-        limit: Duration,
-        mut take: impl FnMut(&mut Self) -> Result<(), E>,
-    ) -> Result<(), StopError<E>> {
-        if self.is_stopped() {
-            return Ok(());
-        }
-        self.close_writes()?;
-        self.settle(limit, &mut take, |driver, port| Ok(in_flight(&mut driver.card, port)? == 0))?;
-        // Periodic watermarks would keep the rings from ever running empty.
-        card::FLUSH_PERIOD.write(&mut self.card, 0)?;
-        self.flush()?;
-        self.settle(limit, &mut take, |driver, port| {
-            let level = ports::RING_LEVEL.of(port).read(&mut driver.card)?;
-            let produced = ports::PRODUCED.of(port).read(&mut driver.card)?;
-            let ring = &driver.rings[port];
-            Ok(level == 0 && ring.is_empty() && ring.consumed == produced)
-        })?;
-        for port in 0..self.ports() {
-            ports::CONTROL.of(port).write(&mut self.card, 0)?;
-        }
-        card::SESSION.write(&mut self.card, 0)?;
-        card::CONTROL.write(&mut self.card, 0)?;
-        // Reading pushes what was posted: the memory goes only when the card knows.
-        card::STATUS.read(&mut self.card)?;
-        for ring in &self.rings {
-            self.card.unmap_dma(ring.region)?;
-        }
-        self.rings.clear();
-        self.card.unmap_dma(self.mailboxes)?;
-        Ok(())
-    }
-
-    fn is_stopped(&self) -> bool {
-        self.rings.is_empty()
-    }
-
-    /// Drains until `settled` says so of every port.
-    fn settle<E>(
-        &mut self,
-        limit: Duration,
-        take: &mut impl FnMut(&mut Self) -> Result<(), E>,
-        settled: impl Fn(&mut Self, usize) -> Result<bool, CardError>,
-    ) -> Result<(), StopError<E>> {
-        let mut patience = Patience::new(limit);
-        loop {
-            self.poll()?;
-            take(self).map_err(StopError::Take)?;
-            let mut unsettled = None;
-            for port in 0..self.ports() {
-                if !settled(self, port)? {
-                    unsettled = unsettled.or(Some(port));
-                }
-            }
-            let Some(port) = unsettled else { return Ok(()) };
-            if patience.is_over() {
-                let in_flight = in_flight(&mut self.card, port)?;
-                let level = ports::RING_LEVEL.of(port).read(&mut self.card)?;
-                let produced = ports::PRODUCED.of(port).read(&mut self.card)?;
-                let undrained = u64::from(level) * 64 + produced.saturating_sub(self.rings[port].consumed);
-                return Err(StopError::Unsettled { limit, port, in_flight, undrained });
-            }
-            patience.wait(&mut self.card)?;
-        }
-    }
-}
-
-fn in_flight<C: Card>(card: &mut C, port: usize) -> Result<u32, CardError> {
-    Ok(ports::STATUS.of(port).read(card)? >> 16 & 0xFF)
 }
 
 /// What kind of card this is. Changes nothing on it.
@@ -546,27 +429,4 @@ fn wait_until<C: Card>(
         patience.wait(card)?;
     }
     Ok(true)
-}
-
-/// A bounded wait in the card's own time. A wait that an interrupt cuts short counts for a part of
-/// itself, so that a storm of them can't make it endless.
-struct Patience {
-    left: Duration,
-}
-
-impl Patience {
-    fn new(limit: Duration) -> Self {
-        Self { left: limit }
-    }
-
-    fn is_over(&self) -> bool {
-        self.left.is_zero()
-    }
-
-    fn wait<C: Card>(&mut self, card: &mut C) -> Result<(), CardError> {
-        let interrupts = card.wait(LOOK_EVERY)?;
-        let share = if interrupts.0 == 0 { 1 } else { 64 };
-        self.left = self.left.saturating_sub(LOOK_EVERY / share);
-        Ok(())
-    }
 }

@@ -36,7 +36,8 @@ pub(crate) struct Ring {
     /// What the card last announced.
     produced: u64,
     held: VecDeque<Checked>,
-    progress: Progress,
+    /// What the checked records say.
+    pub progress: Progress,
     any: bool,
     /// The payload of the one held record that runs over the ring's end. There can't be two: they
     /// would be a whole ring apart.
@@ -304,6 +305,11 @@ impl<'a> PortBatch<'a> {
     /// The port.
     pub fn port(&self) -> usize {
         self.port
+    }
+
+    /// All bytes of the ring that the records lie in.
+    pub fn ring_bytes(&self) -> &'a [u8] {
+        self.bytes
     }
 
     /// How many records there are.

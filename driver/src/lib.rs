@@ -19,13 +19,16 @@ mod card;
 mod completions;
 mod drain;
 pub mod fake;
+mod patience;
 mod record;
 pub mod registers;
 mod statistics;
+mod stop;
 
-pub use bring_up::{identify, BringUp, BringUpError, Found, Geometry, PortSettings, StopError, Timeouts};
+pub use bring_up::{identify, BringUp, BringUpError, Found, Geometry, PortSettings, Timeouts};
 pub use card::{Card, CardError, DmaRegion, Interrupts};
 pub use completions::{Completions, CompletionsError, Joined, MAXIMUM_UNANSWERED};
 pub use drain::{Delivered, Driver, PortBatch, RingError, MAXIMUM_HELD_RECORDS};
 pub use record::{Defect, Record, MAXIMUM_PAYLOAD_BYTES};
 pub use statistics::{Counters, LeafClock};
+pub use stop::StopError;

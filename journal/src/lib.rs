@@ -13,15 +13,25 @@
 //! The file's format is in `docs/formats.md`, its structs in [`layout::journal_file`]. Why it is so:
 //! `docs/decisions/0010-*` and following.
 
+mod batch;
+mod block;
 mod error;
+mod gather;
+mod geometry;
+mod head;
 mod moment;
+mod open;
 pub mod order;
 mod reader;
 mod record;
+mod record_check;
 pub mod restore;
+mod segment;
+mod sparse;
 mod storage;
 mod tables;
 pub mod verify;
+mod walk;
 mod writer;
 
 pub use error::Error;

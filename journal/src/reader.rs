@@ -1,9 +1,17 @@
 //! Reading a journal, beside its owner if there is one.
 
+use crate::batch::{block_crc_count, check_payload};
 use crate::error::Error;
-use crate::record::{Entry, StoredRecord};
-use crate::storage::Storage;
+use crate::head::Head;
+use crate::open::tail_segment;
+use crate::record::{takes_order, Entry, StoredRecord};
+use crate::storage::{self, FileStorage, Storage};
 use crate::tables::Tables;
+use crate::walk::{Directory, Step, Walk};
+use crate::writer::Chain;
+use layout::entry::{flags, Kind, Updated};
+use layout::journal_file::batch_flags;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -50,75 +58,252 @@ pub struct Summary {
     pub torn: Option<TornTail>,
     /// Damaged copies of superblock or tables, and damaged durability notes.
     pub damaged_copies: Vec<String>,
+    /// Damage that was met on the way to the end: the end is that of what can be read.
+    pub damage: Option<String>,
 }
 
 /// A journal, open for reading: everything up to the end that it had when it was opened.
 pub struct JournalReader {
-    _storage: Arc<dyn Storage>,
+    storage: Arc<dyn Storage>,
+    head: Head,
+    directory: Directory,
+    summary: Summary,
+    /// The last batch; `None`: it is damaged, and everything that can be found belongs to the journal.
+    last_batch: Option<u64>,
 }
 
 impl JournalReader {
     /// Opens the journal at `path`.
-    pub fn open(_path: &Path) -> Result<Self, Error> {
-        todo!()
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        Self::open_on(Arc::new(FileStorage::open_read_only(path)?))
     }
 
     /// Opens the journal in `storage`.
-    pub fn open_on(_storage: Arc<dyn Storage>) -> Result<Self, Error> {
-        todo!()
+    pub fn open_on(storage: Arc<dyn Storage>) -> Result<Self, Error> {
+        // The notes are read first: what they claim was there before anything that is read later.
+        let head = Head::load(&*storage)?;
+        let directory = Directory::load(&*storage, &head)?;
+        let mut walk = Walk::new(
+            &*storage,
+            &head,
+            &directory,
+            tail_segment(&head, &directory),
+            head.note.batch.get() + 1,
+        );
+        let mut chain = Chain::default();
+        let (mut ended, mut torn, mut damage, mut used) = (true, None, None, directory.places.len());
+        while let Some(step) = walk.step()? {
+            match step {
+                Step::Segment(_) => {}
+                Step::Batch(batch, _) => {
+                    chain.follow(batch.offset, &batch.header, &batch.ports);
+                    ended = batch.header.flags.get() & batch_flags::SESSION_END != 0;
+                }
+                Step::Damage(error) => damage = damage.or(Some(error.to_string())),
+                Step::End(ending) => {
+                    used -= ending.dropped.len();
+                    torn = ending.torn;
+                }
+            }
+        }
+        let last_batch = damage.is_none().then_some(chain.batch);
+        let mut damaged_copies = head.damaged_copies.clone();
+        damaged_copies
+            .extend(head.note_damaged.iter().map(|(offset, what)| format!("{what} (offset {offset})")));
+        let summary = Summary {
+            journal_id: head.journal_id(),
+            created: head.superblock.created.get(),
+            bytes: head.geometry.file_bytes,
+            segment_bytes: head.geometry.segment_bytes,
+            segments: head.geometry.segment_count,
+            segments_used: used as u32,
+            session: chain.session,
+            ended,
+            order: chain.order,
+            timestamp: chain.timestamp,
+            delivered: chain.ports.values().map(|state| state.delivered.get()).min().unwrap_or(0),
+            durable_order: head.note.order.get(),
+            torn,
+            damaged_copies,
+            damage,
+        };
+        Ok(Self { storage, head, directory, summary, last_batch })
     }
 
     /// What it says of itself.
     pub fn summary(&self) -> &Summary {
-        todo!()
+        &self.summary
+    }
+
+    /// The file's name, for messages.
+    pub(crate) fn file_name(&self) -> String {
+        self.storage.name().to_owned()
     }
 
     /// Volumes, ports and sources.
     pub fn tables(&self) -> &Tables {
-        todo!()
+        &self.head.tables
     }
 
     /// Every record in journal order: entries, completions, gaps, markers.
     ///
     /// Where a batch is damaged there is one error, and then what follows it.
     pub fn records(&self) -> Records<'_> {
-        todo!()
+        let walk = Walk::new(&*self.storage, &self.head, &self.directory, 0, u64::MAX);
+        Records {
+            walk,
+            last_batch: self.last_batch,
+            ready: VecDeque::new(),
+            finished: self.last_batch == Some(0),
+        }
     }
 
     /// Every entry in journal order, joined with its completion. Reads all descriptors once before
-    /// the first.
+    /// the first; damage that it meets there is reported where the iteration comes to it.
     pub fn entries(&self) -> Result<Entries<'_>, Error> {
-        todo!()
+        Ok(Entries { statuses: Statuses::read(self)?, records: self.records() })
     }
 
     /// Reads a record's payload and checks it.
-    pub fn payload(&self, _record: &StoredRecord) -> Result<Vec<u8>, Error> {
-        todo!()
+    pub fn payload(&self, record: &StoredRecord) -> Result<Vec<u8>, Error> {
+        let length = record.header.payload_bytes.get() as usize;
+        let mut payload = vec![0; length];
+        storage::read_exact(&*self.storage, &mut payload, record.location.payload)?;
+        let mut list = vec![0; 4 * block_crc_count(record.kind, length)];
+        if !list.is_empty() {
+            storage::read_exact(&*self.storage, &mut list, record.location.block_crcs)?;
+        }
+        let list: Vec<u32> =
+            list.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        check_payload(record, &payload, &list)
+            .map_err(|what| Error::corrupt(self.storage.name(), record.location.payload, what))?;
+        Ok(payload)
     }
 }
 
 /// See [`JournalReader::records`].
 pub struct Records<'a> {
-    _reader: &'a JournalReader,
+    walk: Walk<'a>,
+    last_batch: Option<u64>,
+    ready: VecDeque<StoredRecord>,
+    finished: bool,
 }
 
 impl Iterator for Records<'_> {
     type Item = Result<StoredRecord, Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        todo!()
+        loop {
+            if let Some(record) = self.ready.pop_front() {
+                return Some(Ok(record));
+            }
+            if self.finished {
+                return None;
+            }
+            match self.walk.step() {
+                Ok(Some(Step::Batch(batch, _))) => {
+                    self.finished = self.last_batch.is_some_and(|last| batch.header.sequence.get() >= last);
+                    self.ready.extend(batch.records());
+                }
+                Ok(Some(Step::Damage(error))) => return Some(Err(error)),
+                Ok(Some(Step::Segment(_))) => {}
+                Ok(Some(Step::End(_)) | None) => self.finished = true,
+                Err(error) => {
+                    // Not damage but a failing read: going on would only repeat it.
+                    self.finished = true;
+                    return Some(Err(error));
+                }
+            }
+        }
+    }
+}
+
+/// What is known of the entries whose status is not simply "updated".
+///
+/// Keyed by arbiter and number. It grows with the entries that are refused, cancelled, unknown or
+/// unanswered, 24 bytes or so each; those are few, or the volume is in trouble.
+pub(crate) struct Statuses {
+    pending: HashSet<(u16, u64)>,
+    settled: HashMap<(u16, u64), (Updated, bool)>,
+}
+
+impl Statuses {
+    fn read(reader: &JournalReader) -> Result<Self, Error> {
+        let mut statuses = Self { pending: HashSet::new(), settled: HashMap::new() };
+        let mut records = reader.records();
+        while let Some(record) = records.next() {
+            match record {
+                Ok(record) => statuses.take(&record, records.walk.arbiter(record.header.port)),
+                Err(error) if error.is_corruption() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(statuses)
+    }
+
+    fn take(&mut self, record: &StoredRecord, arbiter: u16) {
+        let key = (arbiter, record.header.number.get());
+        let updated = record.header.updated().unwrap_or(Updated::Unknown);
+        if takes_order(record.kind) {
+            match updated {
+                Updated::Updated => {}
+                // What was read back from primary is what primary has.
+                Updated::Pending if record.kind == Kind::Resync => {}
+                Updated::Pending => {
+                    self.pending.insert(key);
+                }
+                other => {
+                    self.settled.insert(key, (other, false));
+                }
+            }
+        } else if record.kind == Kind::Completion {
+            let known = self.pending.remove(&key);
+            if record.header.flags.get() & flags::LATE != 0 {
+                // The target may have executed it at any time until now: it stays unknown.
+                self.settled.insert(key, (Updated::Unknown, true));
+            } else if known && updated != Updated::Updated {
+                self.settled.insert(key, (updated, false));
+            }
+        }
+    }
+
+    fn of(&self, key: (u16, u64)) -> (Updated, bool) {
+        if self.pending.contains(&key) {
+            return (Updated::Pending, false);
+        }
+        self.settled.get(&key).copied().unwrap_or((Updated::Updated, false))
     }
 }
 
 /// See [`JournalReader::entries`].
 pub struct Entries<'a> {
-    _records: Records<'a>,
+    statuses: Statuses,
+    records: Records<'a>,
+}
+
+impl Entries<'_> {
+    /// The entry of a record, if it is one.
+    fn join(&self, reader_arbiter: u16, record: StoredRecord) -> Option<Entry> {
+        let order = record.order?;
+        let (updated, late) = self.statuses.of((reader_arbiter, record.header.number.get()));
+        Some(Entry { record, order, updated, late })
+    }
 }
 
 impl Iterator for Entries<'_> {
     type Item = Result<Entry, Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        todo!()
+        loop {
+            match self.records.next()? {
+                Ok(record) => {
+                    let arbiter = self.records.walk.arbiter(record.header.port);
+                    if let Some(entry) = self.join(arbiter, record) {
+                        return Some(Ok(entry));
+                    }
+                }
+                Err(error) => return Some(Err(error)),
+            }
+        }
     }
 }

@@ -26,8 +26,6 @@ pub trait Storage: Send + Sync {
         self.sync()?;
         Ok(written)
     }
-    /// A hint that this range will not change again soon and may go to the device now.
-    fn start_writeback(&self, _offset: u64, _bytes: u64) {}
 }
 
 /// A file or a block device.

@@ -1,12 +1,26 @@
 //! The owner of a journal: makes it, opens it, appends, makes durable.
 
+use crate::batch::head_bytes;
+use crate::block;
 use crate::error::Error;
+use crate::gather::{Frame, Gather};
+use crate::head::{self, Head};
 use crate::reader::TornTail;
-use crate::record::{Delivered, Record};
-use crate::storage::Storage;
+use crate::record::{takes_order, Delivered, OwnedRecord, Record};
+use crate::record_check;
+use crate::segment::{self, Indexed, OpenSegment};
+use crate::storage::{self, Storage};
 use crate::tables::{Port, Source, Tables, Volume};
-use std::path::Path;
+use crate::walk::Place;
+use layout::entry::{EntryHeader, Gap, GapReason, Kind};
+use layout::journal_file::{
+    batch_flags, magic, role, BatchHeader, Note, PortState, SegmentHeader, SessionStart, BLOCK_BYTES,
+    MAXIMUM_PORTS,
+};
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+use zerocopy::IntoBytes;
 
 /// How a journal is made.
 #[derive(Clone, Debug)]
@@ -100,57 +114,169 @@ pub struct Space {
 ///
 /// Dropping it without [`Journal::close`] is an unclean stop.
 pub struct Journal {
-    _storage: Arc<dyn Storage>,
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) head: Head,
+    /// The tables as they stand in the file, for the seals.
+    pub(crate) table_bytes: Vec<u8>,
+    /// Slots that hold nothing, rising.
+    pub(crate) free: Vec<u32>,
+    pub(crate) segment: OpenSegment,
+    pub(crate) chain: Chain,
+    pub(crate) gather: Gather,
+    /// Watermarks that hold once the records of the call under way are all taken.
+    pub(crate) promised: Vec<Delivered>,
+    pub(crate) durable: Durable,
+    pub(crate) durable_batch: u64,
+    pub(crate) note_generation: u64,
+    pub(crate) opened: Opened,
+    /// A write or sync failed: what is on the disk is not known.
+    pub(crate) stopped: bool,
+}
+
+/// Where the chain of batches stands.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Chain {
+    pub session: u64,
+    /// Sequence of the last batch; zero: none.
+    pub batch: u64,
+    pub batch_offset: u64,
+    pub batch_crc: u32,
+    /// Last order given.
+    pub order: u64,
+    pub timestamp: u64,
+    pub ports: BTreeMap<u8, PortState>,
+    /// Order and stamp as of the last batch written.
+    pub written_order: u64,
+    pub written_timestamp: u64,
+    /// An unclean stop, and no record since.
+    pub gap_pending: bool,
+}
+
+impl Chain {
+    /// Takes over what a batch of the file says.
+    pub fn follow(&mut self, offset: u64, header: &BatchHeader, ports: &[PortState]) {
+        self.session = header.session.get();
+        self.batch = header.sequence.get();
+        self.batch_offset = offset;
+        self.batch_crc = header.prefix.crc.get();
+        self.order = header.first_order.get() + u64::from(header.entries.get()) - 1;
+        self.timestamp = header.last_timestamp.get();
+        self.written_order = self.order;
+        self.written_timestamp = self.timestamp;
+        self.ports = ports.iter().map(|state| (state.port, *state)).collect();
+        let ended = header.flags.get() & batch_flags::SESSION_END != 0;
+        self.gap_pending = !ended || header.flags.get() & batch_flags::GAP_PENDING != 0;
+    }
+}
+
+/// Who may take a reserved segment.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Claim {
+    /// Entries: none.
+    Entry,
+    /// Completions, gaps, ends of sessions: those reserved for them.
+    Settling,
 }
 
 impl Journal {
-    /// Makes a journal at `path`, which must not exist unless it is a block device, and opens it.
-    ///
-    /// The whole size is allocated; the name appears only once the journal is complete.
-    pub fn create(_path: &Path, _options: &CreateOptions) -> Result<Self, Error> {
-        todo!()
-    }
-
-    /// Makes a journal in `storage`, overwriting what is there.
-    pub fn create_on(_storage: Arc<dyn Storage>, _options: &CreateOptions) -> Result<Self, Error> {
-        todo!()
-    }
-
-    /// Opens the journal at `path`: locks it, finds its end, cuts a torn tail, begins a session.
-    pub fn open(_path: &Path, _writer: &str) -> Result<Self, Error> {
-        todo!()
-    }
-
-    /// Opens the journal in `storage`.
-    pub fn open_on(_storage: Arc<dyn Storage>, _writer: &str) -> Result<Self, Error> {
-        todo!()
-    }
-
     /// What opening found.
     pub fn opened(&self) -> &Opened {
-        todo!()
+        &self.opened
     }
 
     /// Volumes, ports and sources.
     pub fn tables(&self) -> &Tables {
-        todo!()
+        &self.head.tables
     }
 
     /// Adds or changes volumes, durably. An index that is in use keeps its name.
-    pub fn set_volumes(&mut self, _volumes: &[Volume]) -> Result<(), Error> {
-        todo!()
+    pub fn set_volumes(&mut self, volumes: &[Volume]) -> Result<(), Error> {
+        let mut tables = self.head.tables.clone();
+        for volume in volumes {
+            match tables.volumes.iter_mut().find(|known| known.index == volume.index) {
+                Some(known) if known.address != volume.address => {
+                    return Err(Error::Invalid(format!(
+                        "volume index {} is {} in this journal, and can't become {}",
+                        volume.index,
+                        known.name(),
+                        volume.name()
+                    )));
+                }
+                Some(known) => *known = volume.clone(),
+                None => tables.volumes.push(volume.clone()),
+            }
+        }
+        tables.volumes.sort_by_key(|volume| volume.index);
+        record_check::volumes(&tables.volumes)?;
+        self.change_tables(tables)
     }
 
     /// Adds or changes ports, durably. Do this before a port's writes are opened: an unclean stop
-    /// makes a gap for the ports that are known.
-    pub fn set_ports(&mut self, _ports: &[Port]) -> Result<(), Error> {
-        todo!()
+    /// makes a gap for the ports that are known. A port keeps its arbiter.
+    pub fn set_ports(&mut self, ports: &[Port]) -> Result<(), Error> {
+        let mut tables = self.head.tables.clone();
+        for port in ports {
+            match tables.ports.iter_mut().find(|known| known.port == port.port) {
+                Some(known) if known.arbiter != port.arbiter => {
+                    return Err(Error::Invalid(format!(
+                        "port {} belongs to arbiter {} in this journal, and can't move to {}",
+                        port.port, known.arbiter, port.arbiter
+                    )));
+                }
+                Some(known) => *known = port.clone(),
+                None => tables.ports.push(port.clone()),
+            }
+        }
+        tables.ports.sort_by_key(|port| port.port);
+        assert!(tables.ports.len() <= MAXIMUM_PORTS, "a port is a byte");
+        self.change_tables(tables)?;
+        self.know_ports();
+        Ok(())
     }
 
     /// Notes who a port's source index stands for, from the next entry on. Durable on return.
     /// Noting what is known already does nothing.
-    pub fn note_source(&mut self, _source: Source) -> Result<(), Error> {
-        todo!()
+    pub fn note_source(&mut self, source: Source) -> Result<(), Error> {
+        let known = self.head.tables.source_at(source.port, source.index, u64::MAX);
+        if known.is_some_and(|known| known.identity == source.identity) {
+            return Ok(());
+        }
+        let mut tables = self.head.tables.clone();
+        tables.sources.push(Source { since_order: self.chain.order + 1, ..source });
+        self.change_tables(tables)
+    }
+
+    fn change_tables(&mut self, tables: Tables) -> Result<(), Error> {
+        if tables == self.head.tables {
+            return Ok(());
+        }
+        self.check_running()?;
+        let bytes = self.head.encode_tables(&tables, self.head.table_generation + 1)?;
+        // The seal of the segment that is being filled holds a copy: it has to have room for it.
+        self.flush()?;
+        if !self.fits(0, 0, bytes.len()) {
+            self.next_segment(Claim::Settling, 0)?;
+        }
+        let written = self.head.write_tables(&*self.storage, tables);
+        self.stop_on_error(written)?;
+        self.table_bytes = bytes;
+        Ok(())
+    }
+
+    /// Every port of the table has a state, so that it stands in every batch from now on.
+    pub(crate) fn know_ports(&mut self) {
+        for port in &self.head.tables.ports {
+            self.chain.ports.entry(port.port).or_insert(PortState {
+                port: port.port,
+                flags: 0,
+                arbiter: port.arbiter.into(),
+                reserved: 0.into(),
+                delivered: 0.into(),
+                last_timestamp: 0.into(),
+                last_number: 0.into(),
+                last_sequence: 0.into(),
+            });
+        }
     }
 
     /// Appends records, which must be in stamp order, and the ports' delivered watermarks after them
@@ -158,40 +284,387 @@ impl Journal {
     /// records are refused.
     ///
     /// Records are gathered into batches in memory and written when a batch is large enough, and by
-    /// [`Journal::flush`] and [`Journal::sync`]. Returns the end of the journal's orders.
-    pub fn append(&mut self, _records: &[Record<'_>], _delivered: &[Delivered]) -> Result<u64, Error> {
-        todo!()
+    /// [`Journal::flush`] and [`Journal::sync`]. Returns the last order number given.
+    ///
+    /// On [`Error::BadRecord`] and [`Error::Full`] the records before the one named were taken.
+    pub fn append(&mut self, records: &[Record<'_>], delivered: &[Delivered]) -> Result<u64, Error> {
+        self.check_running()?;
+        self.promised = delivered.to_vec();
+        let taken = self.take_all(records);
+        let promised = std::mem::take(&mut self.promised);
+        taken?;
+        self.deliver(&promised, u64::MAX);
+        Ok(self.chain.order)
+    }
+
+    fn take_all(&mut self, records: &[Record<'_>]) -> Result<(), Error> {
+        for (index, record) in records.iter().enumerate() {
+            let bad = |what| Error::BadRecord { index, port: record.header.port, what };
+            let kind = record_check::record(record, self).map_err(bad)?;
+            if self.chain.gap_pending {
+                self.record_unclean_stop(&record.header, index)?;
+            }
+            self.take(record, kind, index)?;
+        }
+        Ok(())
+    }
+
+    /// Raises the ports' delivered watermarks, to `limit` at most.
+    fn deliver(&mut self, delivered: &[Delivered], limit: u64) {
+        for state in delivered {
+            if let Some(port) = self.chain.ports.get_mut(&state.port) {
+                port.delivered = port.delivered.get().max(state.timestamp.min(limit)).into();
+            }
+        }
+    }
+
+    fn take(&mut self, record: &Record<'_>, kind: Kind, index: usize) -> Result<(), Error> {
+        let claim = if takes_order(kind) { Claim::Entry } else { Claim::Settling };
+        self.make_room(kind, record.header.payload_bytes.get() as usize, claim, index)?;
+        let bad = |what| Error::BadRecord { index, port: record.header.port, what };
+        self.gather.push(record, kind).map_err(bad)?;
+        let stamp = record.header.timestamp;
+        self.chain.order += u64::from(takes_order(kind));
+        self.chain.timestamp = stamp.get();
+        if let Some(port) = self.chain.ports.get_mut(&record.header.port) {
+            port.last_timestamp = stamp;
+            port.delivered = port.delivered.get().max(stamp.get()).into();
+            if takes_order(kind) {
+                port.last_number = record.header.number;
+            }
+            if kind != Kind::Gap {
+                port.last_sequence = record.header.sequence;
+            }
+        }
+        if self.gather.is_full() {
+            self.write_batch(0, None)?;
+        }
+        Ok(())
+    }
+
+    /// Room for one more record in the batch that is gathered, or in the next.
+    fn make_room(
+        &mut self,
+        kind: Kind,
+        payload_bytes: usize,
+        claim: Claim,
+        taken: usize,
+    ) -> Result<(), Error> {
+        let ports = self.chain.ports.len();
+        let with = |journal: &Self| journal.gather.bytes_with(kind, payload_bytes, ports);
+        let more = |journal: &Self| journal.gather.descriptors().len() + 1;
+        if self.fits(with(self), more(self), self.table_bytes.len()) {
+            return Ok(());
+        }
+        self.flush()?;
+        if self.fits(with(self), more(self), self.table_bytes.len()) {
+            return Ok(());
+        }
+        self.next_segment(claim, taken)?;
+        assert!(self.fits(with(self), 1, self.table_bytes.len()), "an empty segment takes any record");
+        Ok(())
+    }
+
+    /// Would a batch of `bytes` with `descriptors` leave room for the seal?
+    fn fits(&self, bytes: u64, descriptors: usize, table_bytes: usize) -> bool {
+        let seal = self.segment.seal_body_bytes(descriptors, table_bytes) + BLOCK_BYTES as u64;
+        self.segment.next + bytes + seal <= self.head.geometry.segment_bytes
+    }
+
+    /// After an unclean stop what came before the first record is not known to be complete: a gap of
+    /// every port, up to just before that record.
+    fn record_unclean_stop(&mut self, first: &EntryHeader, index: usize) -> Result<(), Error> {
+        let until = first.timestamp.get().saturating_sub(1).max(self.chain.timestamp);
+        let states: Vec<PortState> = self.chain.ports.values().copied().collect();
+        for state in states {
+            let last = self.arbiter_end(state.arbiter.get()).number;
+            let gap = Gap {
+                from_timestamp: state.delivered.get().min(until).into(),
+                from_number: last.into(),
+                reason: (GapReason::UncleanStop as u32).into(),
+                reserved: 0.into(),
+            };
+            let mut header = EntryHeader::new(Kind::Gap);
+            header.port = state.port;
+            header.timestamp = until.into();
+            header.number = (last + 1).into();
+            header.seal(gap.as_bytes());
+            let record = OwnedRecord { header, payload: gap.as_bytes().to_vec() };
+            self.take(&record.as_record(), Kind::Gap, index)?;
+        }
+        self.chain.gap_pending = false;
+        Ok(())
     }
 
     /// Writes what is gathered, without making it durable.
     pub fn flush(&mut self) -> Result<(), Error> {
-        todo!()
+        self.check_running()?;
+        if self.gather.is_empty() {
+            return Ok(());
+        }
+        self.write_batch(0, None)
+    }
+
+    /// Writes what is gathered as the next batch, for which there is room.
+    pub(crate) fn write_batch(&mut self, flags: u32, start: Option<SessionStart>) -> Result<(), Error> {
+        // In the middle of a call the promised watermarks hold for what has been taken; a record with
+        // the same stamp may still follow, of another arbiter.
+        let promised = std::mem::take(&mut self.promised);
+        self.deliver(&promised, self.chain.timestamp.saturating_sub(1));
+        self.promised = promised;
+        let ports: Vec<PortState> = self.chain.ports.values().copied().collect();
+        let frame = Frame { header: self.batch_header(flags), start, ports: &ports };
+        let offset = self.head.geometry.segment_offset(self.segment.place.slot) + self.segment.next;
+        let written = self.gather.write(&*self.storage, offset, &frame);
+        let header = self.stop_on_error(written)?;
+        let indexed = Indexed {
+            offset: self.segment.next,
+            header: &header,
+            head: self.gather.head(&header),
+            starts_session: start.is_some(),
+            descriptors: self.gather.descriptors(),
+        };
+        self.segment.add(&indexed, |port| arbiter_of(&self.chain.ports, port));
+        self.gather.clear();
+        self.chain.batch = header.sequence.get();
+        self.chain.batch_offset = offset;
+        self.chain.batch_crc = header.prefix.crc.get();
+        self.chain.written_order = self.chain.order;
+        self.chain.written_timestamp = self.chain.timestamp;
+        Ok(())
+    }
+
+    fn batch_header(&self, flags: u32) -> BatchHeader {
+        BatchHeader {
+            prefix: block::prefix(magic::BATCH),
+            journal_id: self.head.journal_id(),
+            session: self.chain.session.into(),
+            sequence: (self.chain.batch + 1).into(),
+            segment_sequence: self.segment.sequence().into(),
+            durable_up_to: self.durable_batch.into(),
+            first_order: (self.chain.order + 1 - u64::from(self.gather.entries())).into(),
+            first_timestamp: self.chain.written_timestamp.into(),
+            last_timestamp: self.chain.written_timestamp.into(),
+            written: now().into(),
+            previous_crc: self.chain.batch_crc.into(),
+            flags: flags.into(),
+            head_crc: 0.into(),
+            head_bytes: 0.into(),
+            batch_bytes: 0.into(),
+            descriptors: 0.into(),
+            entries: 0.into(),
+            ports: 0.into(),
+            block_crcs: 0.into(),
+            reserved: 0.into(),
+            reserved2: [0; 120],
+        }
+    }
+
+    /// Makes room for a batch without records.
+    pub(crate) fn room_for_bare_batch(&mut self) -> Result<(), Error> {
+        let head = head_bytes(true, self.chain.ports.len(), 0, 0).next_multiple_of(BLOCK_BYTES) as u64;
+        if self.fits(head, 0, self.table_bytes.len()) {
+            return Ok(());
+        }
+        self.next_segment(Claim::Settling, 0)
+    }
+
+    /// Seals the segment and takes the next. Nothing is made durable here: if a crash loses the seal
+    /// or the new header, what was written behind it is cut off with it, none of it acknowledged.
+    pub(crate) fn next_segment(&mut self, claim: Claim, taken: usize) -> Result<(), Error> {
+        assert!(self.gather.is_empty(), "what is gathered was checked against this segment");
+        let slot = self.next_free(claim, taken)?;
+        let digest = self.seal()?;
+        self.take_segment(slot, self.segment.sequence() + 1, digest)
+    }
+
+    fn seal(&mut self) -> Result<[u8; 32], Error> {
+        let slot = self.segment.place.slot;
+        let seal = self.segment.seal(self.chain.session, &self.table_bytes);
+        let body = self.head.geometry.segment_offset(slot) + self.segment.next;
+        assert!(
+            body + seal.body.len() as u64 <= self.head.geometry.seal_offset(slot),
+            "room was kept for the seal"
+        );
+        let written = storage::write_all(&*self.storage, &seal.body, body).and_then(|()| {
+            storage::write_all(&*self.storage, &seal.block.0, self.head.geometry.seal_offset(slot))
+        });
+        self.stop_on_error(written)?;
+        Ok(seal.digest)
+    }
+
+    /// The free segment to take next: in the order of the file, so that a device sees a sequential stream.
+    pub(crate) fn next_free(&self, claim: Claim, taken: usize) -> Result<u32, Error> {
+        if self.free.len() as u32 <= self.reserved(claim) {
+            return Err(Error::Full {
+                file: self.storage.name().to_owned(),
+                free: self.free.len() as u32,
+                total: self.head.geometry.segment_count,
+                reserved: self.reserved(claim),
+                appended: taken,
+            });
+        }
+        let here = self.segment.place.slot;
+        let at = self.free.partition_point(|slot| *slot <= here) % self.free.len();
+        Ok(self.free[at])
+    }
+
+    fn reserved(&self, claim: Claim) -> u32 {
+        let g = &self.head.geometry;
+        let others = g.reserved_merge + g.reserved_rollback;
+        match claim {
+            Claim::Entry => others + g.reserved_completions,
+            Claim::Settling => others,
+        }
+    }
+
+    pub(crate) fn take_segment(
+        &mut self,
+        slot: u32,
+        sequence: u64,
+        previous_digest: [u8; 32],
+    ) -> Result<(), Error> {
+        let header = SegmentHeader {
+            prefix: block::prefix(magic::SEGMENT),
+            journal_id: self.head.journal_id(),
+            slot: slot.into(),
+            portion: 0,
+            role: role::RECEIVED,
+            reserved: 0.into(),
+            sequence: sequence.into(),
+            session: self.chain.session.into(),
+            segment_bytes: self.head.geometry.segment_bytes.into(),
+            first_batch: (self.chain.batch + 1).into(),
+            first_order: (self.chain.order + 1).into(),
+            durable_up_to: self.durable_batch.into(),
+            previous_batch_crc: self.chain.batch_crc.into(),
+            reserved2: 0.into(),
+            previous_digest,
+        };
+        let block = segment::header_block(&header);
+        let written = storage::write_all(&*self.storage, &block.0, self.head.geometry.segment_offset(slot));
+        self.stop_on_error(written)?;
+        self.free.retain(|free| *free != slot);
+        self.segment = OpenSegment::new(Place { slot, sequence, header: Some(header) }, header);
+        Ok(())
     }
 
     /// Makes everything appended durable: one sync for all that came since the last (group commit),
     /// and one small write. What it returns may be acknowledged: damage to it will be reported, never
     /// mistaken for a torn tail.
     pub fn sync(&mut self) -> Result<Durable, Error> {
-        todo!()
+        self.flush()?;
+        if self.durable_batch < self.chain.batch {
+            self.commit()?;
+        }
+        Ok(self.durable.clone())
+    }
+
+    /// The two steps of a commit.
+    pub(crate) fn commit(&mut self) -> Result<(), Error> {
+        // 1. The batches. A crash before this returns may lose any of them: none was acknowledged.
+        let synced = storage::sync(&*self.storage);
+        self.stop_on_error(synced)?;
+        // 2. The note that they are durable, itself durable. A crash before this returns leaves whole
+        //    batches that nobody was told of. After it, whoever finds one of them damaged knows that
+        //    it had been whole.
+        let note = Note {
+            prefix: block::prefix(magic::NOTE),
+            journal_id: self.head.journal_id(),
+            generation: (self.note_generation + 1).into(),
+            session: self.chain.session.into(),
+            batch: self.chain.batch.into(),
+            batch_offset: self.chain.batch_offset.into(),
+            batch_crc: self.chain.batch_crc.into(),
+            reserved: 0.into(),
+            order: self.chain.written_order.into(),
+            timestamp: self.chain.written_timestamp.into(),
+        };
+        let written = head::write_note(&*self.storage, &note);
+        self.stop_on_error(written)?;
+        self.note_generation += 1;
+        self.durable_batch = self.chain.batch;
+        self.durable = Durable {
+            order: self.chain.written_order,
+            timestamp: self.chain.written_timestamp,
+            numbers: self.chain.ports.values().map(|state| (state.port, state.last_number.get())).collect(),
+        };
+        Ok(())
     }
 
     /// What is durable.
     pub fn durable(&self) -> &Durable {
-        todo!()
+        &self.durable
     }
 
     /// Where the journal ends.
     pub fn end(&self) -> End {
-        todo!()
+        let mut arbiters: Vec<u16> = self.chain.ports.values().map(|state| state.arbiter.get()).collect();
+        arbiters.sort_unstable();
+        arbiters.dedup();
+        End {
+            order: self.chain.order,
+            timestamp: self.chain.timestamp,
+            arbiters: arbiters.into_iter().map(|arbiter| self.arbiter_end(arbiter)).collect(),
+        }
+    }
+
+    /// Stamps have to rise over everything in the journal and everything a watermark has promised.
+    fn arbiter_end(&self, arbiter: u16) -> ArbiterEnd {
+        let mut end = ArbiterEnd { arbiter, timestamp: self.chain.timestamp, number: 0 };
+        for state in self.chain.ports.values() {
+            end.timestamp = end.timestamp.max(state.delivered.get());
+            if state.arbiter.get() == arbiter {
+                end.number = end.number.max(state.last_number.get());
+            }
+        }
+        end
     }
 
     /// Room.
     pub fn space(&self) -> Space {
-        todo!()
+        let free = self.free.len() as u32;
+        let seal = self.segment.seal_body_bytes(self.gather.descriptors().len(), self.table_bytes.len());
+        let used = self.segment.next + seal + BLOCK_BYTES as u64;
+        Space {
+            segment_bytes: self.head.geometry.segment_bytes,
+            segments: self.head.geometry.segment_count,
+            free,
+            reserved: self.reserved(Claim::Entry).min(free),
+            open_bytes: self.head.geometry.segment_bytes.saturating_sub(used),
+        }
     }
 
     /// Ends the session in order; everything is durable on return.
-    pub fn close(self) -> Result<Durable, Error> {
-        todo!()
+    pub fn close(mut self) -> Result<Durable, Error> {
+        self.flush()?;
+        self.room_for_bare_batch()?;
+        let pending = if self.chain.gap_pending { batch_flags::GAP_PENDING } else { 0 };
+        self.write_batch(batch_flags::SESSION_END | pending, None)?;
+        self.commit()?;
+        Ok(self.durable.clone())
     }
+
+    fn check_running(&self) -> Result<(), Error> {
+        if self.stopped {
+            return Err(Error::Stopped { file: self.storage.name().to_owned() });
+        }
+        Ok(())
+    }
+
+    /// After a failed write or sync nobody knows what the disk holds (a second fsync may report
+    /// success for pages that the first one dropped): nothing more is written by this owner.
+    pub(crate) fn stop_on_error<T>(&mut self, result: Result<T, Error>) -> Result<T, Error> {
+        self.stopped |= result.is_err();
+        result
+    }
+}
+
+pub(crate) fn arbiter_of(ports: &BTreeMap<u8, PortState>, port: u8) -> u16 {
+    ports.get(&port).map_or(0, |state| state.arbiter.get())
+}
+
+/// The host's clock, ns since the Unix epoch.
+pub(crate) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64)
 }

@@ -8,13 +8,14 @@
 //!
 //! The uplink's log is in wire order, which decides what was unanswered when: a write that leaves
 //! while an overlapping one has no answer *on the wire* breaks the interlock, whatever the card thinks.
+//! A quarantine that ends is not in the trace yet, so neither may one end in it.
 
 use crate::answer::Answer;
 use crate::entry::{self, Commit, CLOCK_FLAGS};
 use crate::frame::{classify, Decision, PortRules, Write};
-use layout::entry::{flags, EntryHeader, ErrorBound, Kind, NO_INDEX};
+use layout::entry::{flags, EntryHeader, ErrorBound, Kind, Updated, NO_INDEX};
 use layout::registers::{Counter, SOURCES};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use zerocopy::FromBytes;
 
 /// A frame at the uplink.
@@ -92,6 +93,8 @@ struct Forwarded {
     frame: usize,
     uplink: usize,
     write: Write,
+    /// An equal write of the port had no answer on the wire when this one left.
+    copy: bool,
     slot: u8,
     completions: usize,
 }
@@ -197,6 +200,7 @@ fn follow_uplink(
 ) -> Result<(Vec<Forwarded>, Answers), Mismatch> {
     let mut writes: Vec<Forwarded> = Vec::new();
     let mut unanswered: Vec<usize> = Vec::new();
+    let entry_ports = entry_ports(trace);
     let mut answers = Vec::new();
     for (index, event) in trace.uplink.iter().enumerate() {
         let bytes = match event {
@@ -211,10 +215,12 @@ fn follow_uplink(
                 continue;
             }
         };
-        let (port, candidate) = take(trace, candidates, bytes).ok_or_else(|| Mismatch::Forwarded {
-            index,
-            reason: "no frame that may pass came in like this, or it left before".into(),
-        })?;
+        let likely = entry_ports.get(writes.len()).copied();
+        let (port, candidate) =
+            take(trace, candidates, bytes, likely).ok_or_else(|| Mismatch::Forwarded {
+                index,
+                reason: "no frame that may pass came in like this, or it left before".into(),
+            })?;
         let Some(write) = candidate.write else { continue };
         let open = |w: &&usize| writes[**w].overlaps(&write) && !writes[**w].is_copied_by(port, &write);
         if let Some(&w) = unanswered.iter().find(open) {
@@ -225,25 +231,57 @@ fn follow_uplink(
             );
             return Err(Mismatch::Forwarded { index, reason });
         }
+        let copy = unanswered.iter().any(|&w| writes[w].is_copied_by(port, &write));
         unanswered.push(writes.len());
         let frame = candidate.frame;
-        writes.push(Forwarded { port, frame, uplink: index, write, slot: 0, completions: 0 });
+        writes.push(Forwarded { port, frame, uplink: index, write, copy, slot: 0, completions: 0 });
     }
     Ok((writes, answers))
 }
 
-/// Takes the earliest candidate of any port whose frame is `bytes`.
+/// The ports of the entries, by number. Equal frames may have entered at two ports; this tells which of
+/// them was meant, and nothing is taken for granted by it.
+fn entry_ports(trace: &Trace<'_>) -> Vec<usize> {
+    let mut ports = BTreeMap::new();
+    for (port, records) in trace.records.iter().enumerate() {
+        let headers = records.iter().filter_map(|record| header_of(record));
+        let entries = headers.filter(|header| header.kind == Kind::After as u8);
+        ports.extend(entries.map(|header| (header.number.get(), port)));
+    }
+    ports.into_values().collect()
+}
+
+/// Takes the earliest candidate whose frame is `bytes`, of the `likely` port if it has one.
 fn take(
     trace: &Trace<'_>,
     candidates: &mut [VecDeque<Candidate>],
     bytes: &[u8],
+    likely: Option<usize>,
 ) -> Option<(usize, Candidate)> {
-    for (port, waiting) in candidates.iter_mut().enumerate() {
+    for port in likely.into_iter().chain(0..candidates.len()) {
+        let waiting = &mut candidates[port];
         if let Some(at) = waiting.iter().position(|c| trace.frames[port][c.frame] == bytes) {
             return waiting.remove(at).map(|candidate| (port, candidate));
         }
     }
     None
+}
+
+/// The card declared the status unknown because no answer came in time: when, is its choice. An answer
+/// with these registers would be a success.
+fn is_time_out(header: &EntryHeader) -> bool {
+    header.updated() == Ok(Updated::Unknown)
+        && header.flags.get() & flags::AOE_ERROR == 0
+        && (header.answer_status, header.answer_error) == (0, 0)
+}
+
+/// How many different MACs sent writes.
+fn sources_seen(frames: &[Vec<u8>], rules: &PortRules) -> usize {
+    let macs = frames.iter().filter_map(|frame| match classify(frame, rules) {
+        Decision::Write(write) => Some(write.source),
+        _ => None,
+    });
+    macs.collect::<BTreeSet<_>>().len()
 }
 
 fn header_of(record: &[u8]) -> Option<EntryHeader> {
@@ -261,14 +299,19 @@ struct Records<'a> {
     answers: Answers,
     entries: usize,
     last_stamp: u64,
-    sources: Vec<Vec<[u8; 6]>>,
+    /// By port: the MAC of each source index.
+    sources: Vec<[Option<[u8; 6]>; SOURCES]>,
+    /// By port: how many sources sent writes.
+    seen: Vec<usize>,
     /// Entries without a completion, by port and slot.
     slots: BTreeMap<(usize, u8), Vec<usize>>,
 }
 
 impl<'a> Records<'a> {
     fn new(trace: &'a Trace<'a>, forwarded: Vec<Forwarded>, answers: Answers) -> Self {
-        let sources = vec![Vec::new(); trace.rules.len()];
+        let sources = vec![[None; SOURCES]; trace.rules.len()];
+        let seen =
+            trace.frames.iter().zip(trace.rules).map(|(frames, rules)| sources_seen(frames, rules)).collect();
         Self {
             trace,
             forwarded,
@@ -276,6 +319,7 @@ impl<'a> Records<'a> {
             entries: 0,
             last_stamp: trace.stamp_floor,
             sources,
+            seen,
             slots: BTreeMap::new(),
         }
     }
@@ -349,25 +393,55 @@ impl<'a> Records<'a> {
         }
         let duplicate = header.flags.get() & flags::DUPLICATE != 0;
         self.check_slot(port, header.slot, duplicate)?;
+        self.check_source(port, header.source.get())?;
         self.forwarded[this].slot = header.slot;
         self.slots.entry((port, header.slot)).or_default().push(this);
         self.entries += 1;
         let Forwarded { frame, write, .. } = &self.forwarded[this];
-        let source = source_index(&mut self.sources[port], write.source);
         let data = &self.trace.frames[port][*frame][write.payload.clone()];
-        Ok(entry::after(commit, header.slot, source, duplicate, write, data))
+        Ok(entry::after(commit, header.slot, header.source.get(), duplicate, write, data))
     }
 
-    /// A slot holds one write and its copies, until all have their completions.
+    /// A slot holds one write, or also its copies, until all have their completions. A write that left
+    /// after the original's answer had come may still be flagged: the card may not have seen it yet.
     fn check_slot(&self, port: usize, slot: u8, duplicate: bool) -> Result<(), String> {
-        let write = &self.forwarded[self.entries].write;
+        let Forwarded { write, copy, .. } = &self.forwarded[self.entries];
         let in_slot = self.slots.get(&(port, slot)).map_or(&[][..], Vec::as_slice);
-        let of_this = in_slot.iter().any(|&entry| self.forwarded[entry].is_copied_by(port, write));
+        let equal = |&&entry: &&usize| self.forwarded[entry].is_copied_by(port, write);
+        let of_port = self.slots.range((port, 0)..=(port, u8::MAX)).flat_map(|(_, entries)| entries);
+        let originals = of_port.filter(equal).count();
         match duplicate {
-            true if !of_this => Err(format!("flagged duplicate, but slot {slot} holds no equal write")),
-            true if in_slot.len() >= COPIES => Err(format!("slot {slot} has {COPIES} copies already")),
+            false if *copy => Err("a copy of an unanswered write that isn't flagged duplicate".into()),
             false if !in_slot.is_empty() => Err(format!("slot {slot} is taken by an unanswered write")),
+            true if originals == 0 => Err("flagged duplicate, but no equal write is unanswered".into()),
+            true if originals >= COPIES => Err(format!("the write has {COPIES} unanswered copies already")),
+            true if !in_slot.iter().all(|entry| equal(&entry)) => {
+                Err(format!("slot {slot} is taken by another write"))
+            }
             _ => Ok(()),
+        }
+    }
+
+    /// That the index which the card gave to the source of the next entry can be. Which source is seen
+    /// first depends on which frames found room, so the index is a choice; but it is one for each MAC.
+    fn check_source(&mut self, port: usize, index: u16) -> Result<(), String> {
+        let mac = self.forwarded[self.entries].write.source;
+        let table = &mut self.sources[port];
+        let known = table.iter().position(|&known| known == Some(mac)).map(|known| known as u16);
+        if let Some(known) = known {
+            return (known == index).then_some(()).ok_or(format!("source {index}, but this MAC is {known}"));
+        }
+        if index == NO_INDEX {
+            let full = self.seen[port] > SOURCES;
+            return full.then_some(()).ok_or("no source index, but the table can't be full".into());
+        }
+        match table.get_mut(usize::from(index)) {
+            Some(free @ None) => {
+                *free = Some(mac);
+                Ok(())
+            }
+            Some(_) => Err(format!("source {index} is another MAC")),
+            None => Err(format!("source {index} is outside the table")),
         }
     }
 
@@ -388,23 +462,14 @@ impl<'a> Records<'a> {
             open.retain(|&entry| entry != index);
         }
         let commit = Commit { number, ..*commit };
+        if !late && is_time_out(header) {
+            return Ok(entry::unanswered(&commit, slot));
+        }
         let answered = self.answers.iter().position(|(at, a)| *at > uplink && forwarded.is_answered_by(a));
         match answered {
             Some(at) => Ok(entry::completion(&commit, slot, &self.answers.remove(at).1, late)),
             None if late => Err(format!("completes number {number} again without an answer")),
-            None => Ok(entry::unanswered(&commit, slot)),
+            None => Err(format!("completes number {number}, to which nobody answered")),
         }
-    }
-}
-
-/// The index of `mac` in a port's source table, entered if there is room.
-fn source_index(table: &mut Vec<[u8; 6]>, mac: [u8; 6]) -> u16 {
-    match table.iter().position(|&known| known == mac) {
-        Some(index) => index as u16,
-        None if table.len() < SOURCES => {
-            table.push(mac);
-            (table.len() - 1) as u16
-        }
-        None => NO_INDEX,
     }
 }

@@ -8,7 +8,7 @@ use crate::block::Part;
 use crate::value::Bits;
 use rust_hdl::prelude::{Block, In, Logic, Out, Probe, Signal, Verilog};
 
-/// `next` = the CRC shift register `state` after the eight bytes of `word`, byte 0 in bits 7:0.
+/// `result` = the CRC shift register `state` after the eight bytes of `word`, byte 0 in bits 7:0.
 ///
 /// The register is the raw one: all ones before the first word, inverted after the last.
 #[derive(Clone, Debug, Default)]
@@ -18,9 +18,9 @@ pub struct Crc32cStep {
     /// Data.
     pub word: Signal<In, Bits<64>>,
     /// Register after.
-    pub next: Signal<Out, Bits<32>>,
+    pub result: Signal<Out, Bits<32>>,
     last: (u32, u64),
-    last_next: u32,
+    last_result: u32,
 }
 
 fn step(state: u32, word: u64) -> u32 {
@@ -29,15 +29,20 @@ fn step(state: u32, word: u64) -> u32 {
 
 impl Part for Crc32cStep {
     #[inline(always)]
+    fn idle(&self) -> bool {
+        // Combinational: what it will say at the edge it says already.
+        true
+    }
+    #[inline(always)]
     fn step(&mut self) -> bool {
         let inputs = (self.state.next.to_u64() as u32, self.word.next.to_u64());
         if inputs != self.last {
             self.last = inputs;
-            self.last_next = step(inputs.0, inputs.1);
-            self.next.next = Bits::wrap(self.last_next as u128);
+            self.last_result = step(inputs.0, inputs.1);
+            self.result.next = Bits::wrap(self.last_result as u128);
         }
-        self.next.update_all();
-        self.next.changed
+        self.result.update_all();
+        self.result.changed
     }
     fn refresh(&mut self) {
         self.state.update_all();
@@ -48,7 +53,7 @@ impl Part for Crc32cStep {
 impl Logic for Crc32cStep {
     fn update(&mut self) {}
     fn connect(&mut self) {
-        self.next.connect();
+        self.result.connect();
     }
     fn hdl(&self) -> Verilog {
         let mut code = String::from("always @(*) begin\n");
@@ -64,7 +69,7 @@ impl Logic for Crc32cStep {
                     terms.push(format!("word[{bit}]"));
                 }
             }
-            code += &format!("   next[{out}] = {};\n", terms.join(" ^ "));
+            code += &format!("   result[{out}] = {};\n", terms.join(" ^ "));
         }
         Verilog::Custom(code + "end\n")
     }
@@ -78,13 +83,13 @@ impl Block for Crc32cStep {
         self.step();
     }
     fn has_changed(&self) -> bool {
-        self.next.changed
+        self.result.changed
     }
     fn accept(&self, name: &str, probe: &mut dyn Probe) {
         probe.visit_start_scope(name, self);
         self.state.accept("state", probe);
         self.word.accept("word", probe);
-        self.next.accept("next", probe);
+        self.result.accept("result", probe);
         probe.visit_end_scope(name, self);
     }
 }

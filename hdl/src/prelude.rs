@@ -2,7 +2,10 @@
 
 pub use crate::block::{cycle, settle, Part, Settled};
 pub use crate::crc32c::Crc32cStep;
-pub use crate::logic_block;
+pub use crate::fifo::Fifo;
+pub use crate::fixed::Fixed;
+pub use crate::frame_buffer::FrameBuffer;
+pub use crate::{block_default, logic_block};
 pub use crate::ram::Ram;
 pub use crate::register::Dff;
 pub use crate::value::{

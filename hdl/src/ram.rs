@@ -2,7 +2,7 @@
 
 use crate::block::Part;
 use crate::value::Bits;
-use rust_hdl::prelude::{Block, Clock, In, Logic, Out, Probe, Signal, Synth, TimingInfo, Verilog};
+use rust_hdl::prelude::{Block, Clock, In, Logic, Out, Probe, Signal, TimingInfo, Verilog};
 
 /// A dual-clock RAM of 2^`A` words of `D` bits, one write port and one read port, zero at power-up.
 ///
@@ -43,6 +43,10 @@ impl<const D: usize, const A: usize> Default for Ram<D, A> {
 }
 
 impl<const D: usize, const A: usize> Part for Ram<D, A> {
+    #[inline(always)]
+    fn idle(&self) -> bool {
+        !self.write_enable.next && self.words[self.read_address.next.index()] == self.read_data.val()
+    }
     #[inline(always)]
     fn step(&mut self) -> bool {
         self.read_clock.update_all();

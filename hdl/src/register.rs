@@ -26,6 +26,10 @@ impl<T: Synth> Dff<T> {
 
 impl<T: Synth> Part for Dff<T> {
     #[inline(always)]
+    fn idle(&self) -> bool {
+        self.d.next == self.q.val()
+    }
+    #[inline(always)]
     fn step(&mut self) -> bool {
         self.clock.update_all();
         // `q` is compared only at an edge; between edges it can't change.

@@ -1,1 +1,4 @@
 //! See DESIGN: sim.
+
+pub mod co_check;
+pub mod verilator;

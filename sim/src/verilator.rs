@@ -1,0 +1,365 @@
+//! The generated Verilog as a second simulator, by Verilator: lint, model, and the same interface for
+//! any block.
+//!
+//! A [`Model`] is a shared library that Verilator and the C++ compiler make once for each text of
+//! Verilog; it is kept in a folder, by default `target/verilated`, and found again by its text.
+
+use hdl::ports::{Direction, PortVisitor, Ports};
+use hdl::prelude::{generate_verilog, Block};
+use libloading::{Library, Symbol};
+use std::ffi::c_void;
+use std::fmt::Write as _;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// What can go wrong between a block and its Verilated model.
+#[derive(Debug, thiserror::Error)]
+pub enum VerilatorError {
+    /// A tool can't be started.
+    #[error("{tool} can't be started ({source}); `make tools` installs it")]
+    Missing {
+        /// The program.
+        tool: &'static str,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A tool refused its input.
+    #[error("{tool} failed in {folder}:\n{output}")]
+    Failed {
+        /// The program.
+        tool: &'static str,
+        /// Where its input lies.
+        folder: PathBuf,
+        /// What it said.
+        output: String,
+    },
+    /// A file of the cache can't be made or read.
+    #[error("{path}: {source}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The shared library can't be loaded.
+    #[error("{path}: {source}; remove its folder to have it built again")]
+    Library {
+        /// The library.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: libloading::Error,
+    },
+}
+
+/// A port of a block.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Port {
+    /// Name in the Verilog.
+    pub name: String,
+    /// Direction.
+    pub direction: Direction,
+    /// Width, up to 128.
+    pub bits: usize,
+}
+
+/// The ports of `block`, in the order that [`Model`] numbers them by.
+pub fn ports_of<B: Ports>(block: &B) -> Vec<Port> {
+    struct List(Vec<Port>);
+    impl PortVisitor for List {
+        fn port(&mut self, name: &str, index: Option<usize>, direction: Direction, bits: usize, _: u128) {
+            let name = match index {
+                Some(index) => format!("{name}${index}"),
+                None => name.to_owned(),
+            };
+            self.0.push(Port { name, direction, bits });
+        }
+    }
+    let mut list = List(vec![]);
+    block.visit_ports(&mut list);
+    list.0
+}
+
+/// Lint warnings that RustHDL's style of Verilog always brings: widths are those of the Rust types,
+/// unused constants come from shared tables, one process per block looks like a loop, and all modules
+/// lie in one file.
+pub const WAIVED: &[&str] = &["WIDTH", "UNUSEDPARAM", "UNOPTFLAT", "DECLFILENAME"];
+
+/// Lints Verilog with all of Verilator's warnings but the [`WAIVED`].
+pub fn lint(verilog: &str, cache: &Path) -> Result<(), VerilatorError> {
+    let folder = cache.join("lint");
+    let file = folder.join(format!("{:016x}.v", hash_of(verilog)));
+    make_folder(&folder)?;
+    write(&file, verilog)?;
+    let mut command = Command::new("verilator");
+    command.args(["--lint-only", "-Wall", "--top-module", "top"]);
+    command.args(WAIVED.iter().map(|warning| format!("-Wno-{warning}")));
+    command.arg(&file);
+    run(command, "verilator", &folder)
+}
+
+/// Where models are kept unless said otherwise: `verilated` in the build's target folder.
+pub fn default_cache() -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR")
+        .map(PathBuf::from)
+        .unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"));
+    target.join("verilated")
+}
+
+type New = unsafe extern "C" fn() -> *mut c_void;
+type Delete = unsafe extern "C" fn(*mut c_void);
+type Eval = unsafe extern "C" fn(*mut c_void);
+type Set = unsafe extern "C" fn(*mut c_void, u32, u64, u64);
+type Get = unsafe extern "C" fn(*mut c_void, u32, *mut u64);
+
+/// A Verilated block.
+///
+/// Set inputs, [`eval`](Model::eval), get outputs. Ports go by number, the index in [`ports`](Model::ports);
+/// set all inputs that change together, then evaluate once.
+pub struct Model {
+    ports: Vec<Port>,
+    handle: *mut c_void,
+    delete: Delete,
+    eval: Eval,
+    set: Set,
+    get: Get,
+    // Last: what the pointers above point into must outlive them.
+    _library: Library,
+}
+
+// SAFETY: the model behind `handle` has no thread-local state, belongs to this `Model` alone, and is
+// only touched through `&mut self`.
+unsafe impl Send for Model {}
+
+impl Model {
+    /// The Verilated `block` in its power-up state, built if `cache` doesn't have it. The block must be
+    /// connected.
+    pub fn of<B: Block + Ports>(block: &B, cache: &Path) -> Result<Self, VerilatorError> {
+        Self::build(&generate_verilog(block), &ports_of(block), cache)
+    }
+
+    /// The model of Verilog whose module `top` has these ports.
+    pub fn build(verilog: &str, ports: &[Port], cache: &Path) -> Result<Self, VerilatorError> {
+        let harness = harness(ports);
+        let key = hash_of(&(verilog, &harness, FLAGS, OPTIMISE));
+        let folder = cache.join(format!("{key:016x}"));
+        let file = folder.join(LIBRARY);
+        if !file.exists() {
+            compile(verilog, &harness, &folder)?;
+        }
+        Self::load(&file, ports)
+    }
+
+    fn load(file: &Path, ports: &[Port]) -> Result<Self, VerilatorError> {
+        let broken = |source| VerilatorError::Library { path: file.to_owned(), source };
+        // SAFETY: the library is the one that `compile` made from our harness: it has no constructors
+        // beyond those of Verilator's runtime, and the symbols have the types that `harness` declares.
+        unsafe {
+            let library = Library::new(file).map_err(broken)?;
+            let new: Symbol<New> = library.get(b"model_new\0").map_err(broken)?;
+            let delete = *library.get::<Delete>(b"model_delete\0").map_err(broken)?;
+            let eval = *library.get::<Eval>(b"model_eval\0").map_err(broken)?;
+            let set = *library.get::<Set>(b"model_set\0").map_err(broken)?;
+            let get = *library.get::<Get>(b"model_get\0").map_err(broken)?;
+            let handle = new();
+            Ok(Self { ports: ports.to_vec(), handle, delete, eval, set, get, _library: library })
+        }
+    }
+
+    /// Every port; its place here is its number.
+    pub fn ports(&self) -> &[Port] {
+        &self.ports
+    }
+
+    /// The number of the port of this name.
+    pub fn port(&self, name: &str) -> Option<usize> {
+        self.ports.iter().position(|port| port.name == name)
+    }
+
+    /// Sets an input. Panics if `port` is none or the value doesn't fit it.
+    pub fn set(&mut self, port: usize, value: u128) {
+        let Port { name, direction, bits } = &self.ports[port];
+        assert!(*direction == Direction::In, "{name} is an output");
+        assert!(*bits == 128 || value >> bits == 0, "{value:#x} doesn't fit the {bits} bits of {name}");
+        // SAFETY: `handle` is a live model, and `port` is below the number of ports that its harness
+        // was made for.
+        unsafe { (self.set)(self.handle, port as u32, value as u64, (value >> 64) as u64) }
+    }
+
+    /// Lets everything settle that follows from the inputs.
+    pub fn eval(&mut self) {
+        // SAFETY: `handle` is a live model.
+        unsafe { (self.eval)(self.handle) }
+    }
+
+    /// The value of a port. Panics if `port` is none.
+    pub fn get(&self, port: usize) -> u128 {
+        assert!(port < self.ports.len(), "there is no port {port}");
+        let mut words = [0u64; 2];
+        // SAFETY: as in `set`; the harness writes both words and nothing else.
+        unsafe { (self.get)(self.handle, port as u32, words.as_mut_ptr()) }
+        words[0] as u128 | (words[1] as u128) << 64
+    }
+}
+
+impl Drop for Model {
+    fn drop(&mut self) {
+        // SAFETY: `handle` came from `model_new` and is given back once.
+        unsafe { (self.delete)(self.handle) }
+    }
+}
+
+const LIBRARY: &str = "libmodel.so";
+const FLAGS: &[&str] = &[
+    "--cc",
+    "--exe",
+    "-O3",
+    "--x-assign",
+    "0",
+    "--x-initial",
+    "0",
+    "--noassert",
+    "-Wno-fatal",
+    "-Wno-lint",
+    "-Wno-UNOPTFLAT",
+    "--top-module",
+    "top",
+    "--prefix",
+    "Top",
+    "-CFLAGS",
+    "-fPIC",
+    "-LDFLAGS",
+    "-shared",
+];
+/// Verilator's own runtime isn't in the way of the model: built plainly it takes a third of the time.
+const OPTIMISE: &[&str] = &["OPT_FAST=-O2", "OPT_SLOW=-O0", "OPT_GLOBAL=-O0"];
+
+fn compile(verilog: &str, harness: &str, folder: &Path) -> Result<(), VerilatorError> {
+    // Built beside and renamed: two tests may want the same model at the same time.
+    let work = folder.with_extension(format!("{}.{:?}", std::process::id(), std::thread::current().id()));
+    make_folder(&work)?;
+    write(&work.join("top.v"), verilog)?;
+    write(&work.join("harness.cpp"), harness)?;
+    let mut command = Command::new("verilator");
+    command.args(FLAGS).args(["--Mdir", "obj", "-o", LIBRARY, "top.v", "harness.cpp"]);
+    command.current_dir(&work);
+    run(command, "verilator", &work)?;
+    let mut command = Command::new("make");
+    command.args(["-C", "obj", "-f", "Top.mk", "-j2"]).args(OPTIMISE).current_dir(&work);
+    run(command, "make", &work)?;
+    let library = work.join(LIBRARY);
+    let built = work.join("obj").join(LIBRARY);
+    std::fs::rename(&built, &library).map_err(|source| VerilatorError::File { path: built, source })?;
+    // The objects are ten times the library's size. Leftovers do no harm.
+    let _ = std::fs::remove_dir_all(work.join("obj"));
+    if let Err(source) = std::fs::rename(&work, folder) {
+        if !folder.join(LIBRARY).exists() {
+            return Err(VerilatorError::File { path: work, source });
+        }
+        let _ = std::fs::remove_dir_all(&work);
+    }
+    Ok(())
+}
+
+fn run(mut command: Command, tool: &'static str, folder: &Path) -> Result<(), VerilatorError> {
+    let output = command.output().map_err(|source| VerilatorError::Missing { tool, source })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let mut said = String::from_utf8_lossy(&output.stderr).into_owned();
+    if said.trim().is_empty() {
+        said = String::from_utf8_lossy(&output.stdout).into_owned();
+    }
+    Err(VerilatorError::Failed { tool, folder: folder.to_owned(), output: said })
+}
+
+fn make_folder(path: &Path) -> Result<(), VerilatorError> {
+    std::fs::create_dir_all(path).map_err(|source| VerilatorError::File { path: path.to_owned(), source })
+}
+
+fn write(path: &Path, text: &str) -> Result<(), VerilatorError> {
+    std::fs::write(path, text).map_err(|source| VerilatorError::File { path: path.to_owned(), source })
+}
+
+fn hash_of<T: Hash + ?Sized>(value: &T) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// The member that Verilator's C++ class has for a port of this name.
+fn member(name: &str) -> String {
+    name.chars().fold(String::new(), |mut member, c| {
+        match c {
+            'a'..='z' | 'A'..='Z' | '0'..='9' | '_' => member.push(c),
+            other => write!(member, "__0{:02X}", other as u32).expect("writing to a string"),
+        }
+        member
+    })
+}
+
+/// The C++ that gives every port a number.
+fn harness(ports: &[Port]) -> String {
+    let (mut set, mut get) = (String::new(), String::new());
+    for (number, Port { name, direction, bits }) in ports.iter().enumerate() {
+        assert!((1..=128).contains(bits), "{name} has {bits} bits, not 1 to 128");
+        let member = member(name);
+        let words = bits.div_ceil(32);
+        if *direction == Direction::In {
+            let body = if *bits <= 64 {
+                format!("top.{member} = low;")
+            } else {
+                (0..words)
+                    .map(|w| {
+                        let half = if w < 2 { "low" } else { "high" };
+                        format!("top.{member}[{w}] = (uint32_t)({half} >> {});", w % 2 * 32)
+                    })
+                    .collect()
+            };
+            writeln!(set, "    case {number}: {body} break;").expect("writing to a string");
+        }
+        let body = if *bits <= 64 {
+            format!("words[0] = top.{member};")
+        } else {
+            (0..words)
+                .map(|w| format!("words[{}] |= (uint64_t)top.{member}[{w}] << {};", w / 2, w % 2 * 32))
+                .collect()
+        };
+        writeln!(get, "    case {number}: {body} break;").expect("writing to a string");
+    }
+    format!(
+        r#"#include "Top.h"
+#include "verilated.h"
+#include <cstdint>
+struct Model {{ VerilatedContext context; Top top{{&context}}; }};
+extern "C" void* model_new() {{ Model* model = new Model; model->top.eval(); return model; }}
+extern "C" void model_delete(void* model) {{ static_cast<Model*>(model)->top.final(); delete static_cast<Model*>(model); }}
+extern "C" void model_eval(void* model) {{ static_cast<Model*>(model)->top.eval(); }}
+extern "C" void model_set(void* model, uint32_t port, uint64_t low, uint64_t high) {{
+    Top& top = static_cast<Model*>(model)->top;
+    (void)high;
+    switch (port) {{
+{set}    }}
+}}
+extern "C" void model_get(void* model, uint32_t port, uint64_t* words) {{
+    Top& top = static_cast<Model*>(model)->top;
+    words[0] = words[1] = 0;
+    switch (port) {{
+{get}    }}
+}}
+double sc_time_stamp() {{ return 0; }}
+"#
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn names_are_encoded_as_verilator_does() {
+        assert_eq!(super::member("frame_data$3"), "frame_data__0243");
+        assert_eq!(super::member("clock"), "clock");
+    }
+}

@@ -11,7 +11,7 @@
 //! so sees no edge when it rises again: a quiet port costs a comparison. (The fall is what may be
 //! kept from it. Were it the rise, data that change while the clock is high would make a late edge.)
 
-use crate::ports::{number_of, Direction, PortVisitor};
+use crate::block_ports::{number_of, Direction, PortVisitor};
 use rust_hdl::prelude::{Block, Clock, Constant, In, Local, Out, Signal, Synth};
 use std::any::TypeId;
 
@@ -210,8 +210,8 @@ macro_rules! logic_block {
             }
         }
 
-        impl $(< $(const $generic: usize),+ >)? $crate::ports::Ports for $name $(< $($generic),+ >)? {
-            fn visit_ports(&self, visitor: &mut dyn $crate::ports::PortVisitor) {
+        impl $(< $(const $generic: usize),+ >)? $crate::block_ports::Ports for $name $(< $($generic),+ >)? {
+            fn visit_ports(&self, visitor: &mut dyn $crate::block_ports::PortVisitor) {
                 $($crate::block::Part::show_port(&self.$field, stringify!($field), None, visitor);)+
             }
         }

@@ -5,6 +5,7 @@
 
 pub mod arbiter;
 pub mod block;
+pub mod block_ports;
 pub mod card;
 pub mod counters;
 pub mod crc32c;
@@ -19,7 +20,6 @@ pub mod leaf_clock;
 pub mod mac_table;
 pub mod port;
 pub mod port_clock;
-pub mod ports;
 pub mod prelude;
 pub mod ram;
 pub mod register;

@@ -4,6 +4,7 @@
 //! RustHDL's `Bits<N>` above 32 bits is an array of bools; with these the simulation is ten times
 //! faster (docs/performance.md). `#[hdl_gen]` goes by names only, so kernels look the same.
 
+use crate::block_ports::leave_number;
 use rust_hdl::prelude as stock;
 use rust_hdl::prelude::{Synth, TypeDescriptor, TypeKind, VCDValue, VerilogLiteral};
 
@@ -311,6 +312,9 @@ impl<const N: usize> Synth for Bits<N> {
         to_stock::<N>(self.0).into()
     }
     fn verilog(self) -> VerilogLiteral {
+        if leave_number(self.0) {
+            return false.into();
+        }
         to_stock::<N>(self.0).into()
     }
 }
@@ -324,6 +328,9 @@ impl<const N: usize> Synth for Signed<N> {
         to_stock::<N>(unsigned_cast(self).0).into()
     }
     fn verilog(self) -> VerilogLiteral {
+        if leave_number(unsigned_cast(self).0) {
+            return false.into();
+        }
         // Two's complement: a literal with a minus sign in it is no Verilog.
         to_stock::<N>(unsigned_cast(self).0).into()
     }

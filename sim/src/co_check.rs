@@ -6,7 +6,7 @@
 //! run goes on.
 
 use crate::verilator::{ports_of, Model, Port, VerilatorError};
-use hdl::ports::{Direction, PortVisitor, Ports};
+use hdl::block_ports::{Direction, PortVisitor, Ports};
 use hdl::prelude::Block;
 use std::path::Path;
 use std::time::Instant;

@@ -4,7 +4,7 @@
 //! A [`Model`] is a shared library that Verilator and the C++ compiler make once for each text of
 //! Verilog; it is kept in a folder, by default `target/verilated`, and found again by its text.
 
-use hdl::ports::{Direction, PortVisitor, Ports};
+use hdl::block_ports::{Direction, PortVisitor, Ports};
 use hdl::prelude::{generate_verilog, Block};
 use libloading::{Library, Symbol};
 use std::ffi::c_void;

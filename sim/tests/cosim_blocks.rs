@@ -135,7 +135,7 @@ impl Logic for Clocks {
 }
 
 /// Lints a block, runs it by `set` for some cycles with its twin beside it.
-fn check<B: Block + hdl::ports::Ports>(
+fn check<B: Block + hdl::block_ports::Ports>(
     block: &mut B,
     clock: impl Fn(&mut B) -> &mut Signal<In, Clock>,
     mut set: impl FnMut(&mut B),
@@ -297,7 +297,7 @@ fn a_difference_is_found_where_it_is() {
         for _ in 0..count {
             let number = u16::from_le_bytes([lie.bytes[at], lie.bytes[at + 1]]) as usize;
             at += 2;
-            if found.is_none() && lie.ports[number].direction == hdl::ports::Direction::Out {
+            if found.is_none() && lie.ports[number].direction == hdl::block_ports::Direction::Out {
                 lie.bytes[at] ^= 1;
                 found = Some(lie.ports[number].name.clone());
             }

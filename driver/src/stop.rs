@@ -51,7 +51,8 @@ impl<C: Card> Driver<C> {
     /// Stops the card cleanly: closes writes, waits until every write has its answer and every record
     /// is taken, and only then takes the session away.
     ///
-    /// `take` is called whenever there may be records; it must consume them all in the end. `limit` is
+    /// `take` is called whenever there may be records; it must consume them all in the end. What it
+    /// consumes counts as safe: a clean stop promises that the journal lacks nothing. `limit` is
     /// time of the card. After an error this may be called again; after success the driver has no ports.
     pub fn stop<E>(
         &mut self,
@@ -69,6 +70,10 @@ impl<C: Card> Driver<C> {
         card::FLUSH_PERIOD.write(&mut self.card, 0)?;
         self.flush()?;
         self.settle(limit, &mut take, |driver, port| {
+            // A write that waited for its admission may have come after all.
+            if in_flight(&mut driver.card, port)? != 0 {
+                return Ok(false);
+            }
             let level = ports::RING_LEVEL.of(port).read(&mut driver.card)?;
             let produced = ports::PRODUCED.of(port).read(&mut driver.card)?;
             let ring = &driver.rings[port];

@@ -1,7 +1,7 @@
 //! The port engine in software, frame by frame as the gateware does it.
 //!
 //! A frame from a source is decoded ([`frame`]); an admitted write becomes a record ([`entry`]) with a
-//! stamp ([`hybrid_clock`]); the target's answer becomes a status ([`answer`]). [`reference`] puts
+//! stamp ([`hybrid_clock`]); the target's answer becomes a status ([`answer`]). [`mod@reference`] puts
 //! these together: given what the card saw, it says what the card must have written and forwarded.
 //! Everything here is a function of its arguments: time and input come in from outside.
 

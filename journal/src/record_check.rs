@@ -81,8 +81,10 @@ fn place_in_time(header: &EntryHeader, kind: Kind, journal: &Journal) -> Result<
     if stamp < port.delivered.get() || (stamp == port.delivered.get() && kind != Kind::Gap) {
         return Err(format!("stamp {stamp} after the port's watermark {}", port.delivered));
     }
-    if takes_order(kind) && header.number.get() <= port.last_number.get() {
-        return Err(format!("number {} after {}", header.number, port.last_number));
+    let same_arbiter = journal.chain.ports.values().filter(|other| other.arbiter == port.arbiter);
+    let last = same_arbiter.map(|other| other.last_number.get()).max().unwrap_or(0);
+    if takes_order(kind) && header.number.get() <= last {
+        return Err(format!("number {} after the arbiter's {last}", header.number));
     }
     Ok(())
 }

@@ -3,8 +3,15 @@
 //! Written against `docs/formats.md`; shares nothing with the writer but [`layout`] (and the trait by
 //! which bytes are read).
 
+mod batch;
+mod chain;
+mod front;
+mod seal;
+mod source;
+mod state;
+
 use crate::error::Error;
-use crate::storage::Storage;
+use crate::storage::{FileStorage, Storage};
 use std::path::Path;
 
 /// Where and how a file is broken.
@@ -60,6 +67,15 @@ pub struct Report {
 }
 
 impl Report {
+    /// Notes that something at `offset` is broken.
+    fn finding(&mut self, offset: u64, what: impl Into<String>) {
+        if self.findings.len() < MAXIMUM_FINDINGS {
+            self.findings.push(Finding { offset, what: what.into() });
+        } else {
+            self.more_findings += 1;
+        }
+    }
+
     /// Nothing is broken.
     pub fn is_sound(&self) -> bool {
         self.findings.is_empty()
@@ -72,12 +88,19 @@ pub const MAXIMUM_FINDINGS: usize = 1000;
 /// Verifies the journal at `path`. `progress` is told bytes done and in all.
 ///
 /// An error is what kept it from being read at all (no such file, an I/O error, not a journal, an
-/// unknown version); damage stands in the report.
-pub fn verify(_path: &Path, _progress: &mut dyn FnMut(u64, u64)) -> Result<Report, Error> {
-    todo!()
+/// unknown version, truncated); damage stands in the report. Beside an owner who is writing, what
+/// is being written at that moment may look like a torn tail.
+pub fn verify(path: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Report, Error> {
+    verify_on(&FileStorage::open_read_only(path)?, progress)
 }
 
 /// Verifies the journal in `storage`.
-pub fn verify_on(_storage: &dyn Storage, _progress: &mut dyn FnMut(u64, u64)) -> Result<Report, Error> {
-    todo!()
+pub fn verify_on(storage: &dyn Storage, progress: &mut dyn FnMut(u64, u64)) -> Result<Report, Error> {
+    let mut report = Report::default();
+    let source = source::Source::new(storage);
+    let Some(front) = front::check(&source, &mut report)? else {
+        return Ok(report);
+    };
+    chain::check(&source, &front, &mut report, progress)?;
+    Ok(report)
 }

@@ -1,0 +1,239 @@
+//! What has to hold from batch to batch: orders, stamps, watermarks, numbers, sessions, gaps.
+
+use super::front::Front;
+use super::Report;
+use layout::entry::{flags, EntryHeader, Gap, GapReason, Kind, Updated};
+use layout::journal_file::{batch_flags, previous_end, BatchHeader, PortState, SessionStart};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use zerocopy::FromBytes;
+
+/// State after the batches so far.
+#[derive(Default)]
+pub(super) struct State {
+    pub session: u64,
+    ended: bool,
+    pub order: u64,
+    pub timestamp: u64,
+    ports: BTreeMap<u8, PortState>,
+    numbers: BTreeMap<u16, u64>,
+    pending: HashSet<(u16, u64)>,
+    /// Ports that had a gap: completions may name entries that were lost.
+    gapped: BTreeSet<u8>,
+    /// Ports that have to show a gap before anything else of the session.
+    owed: BTreeSet<u8>,
+    /// Batches were skipped: what follows can't be held against what was there before.
+    pub unsure: bool,
+}
+
+impl State {
+    pub fn pending(&self) -> u64 {
+        self.pending.len() as u64
+    }
+
+    pub fn ended(&self) -> bool {
+        self.ended || self.session == 0
+    }
+
+    /// Checks a batch against everything before it, and becomes the state after it.
+    pub fn batch(
+        &mut self,
+        offset: u64,
+        header: &BatchHeader,
+        start: Option<&SessionStart>,
+        ports: &[PortState],
+        records: &[(EntryHeader, Kind, Vec<u8>)],
+        front: &Front,
+        report: &mut Report,
+    ) {
+        let mut wrong = |what: String| report.finding(offset, format!("batch {}: {what}", header.sequence));
+        for what in self.session_rules(header, start, front) {
+            wrong(what);
+        }
+        if !self.unsure && header.first_order.get() != self.order + 1 {
+            wrong(format!("its first order is {}, after {}", header.first_order, self.order));
+        }
+        let before = std::mem::take(&mut self.ports);
+        self.order = header.first_order.get() - 1;
+        let mut last: BTreeMap<u8, PortState> = before.clone();
+        for (record, kind, payload) in records {
+            for what in self.record(record, *kind, payload, &mut last, front, report) {
+                report.finding(offset, format!("batch {}: {what}", header.sequence));
+            }
+        }
+        self.timestamps(offset, header, records, report);
+        self.port_table(offset, header, ports, &last, front, report);
+        self.ended = header.flags.get() & batch_flags::SESSION_END != 0;
+        if self.ended && (header.flags.get() & batch_flags::GAP_PENDING != 0) == self.owed.is_empty() && !self.ports.is_empty() {
+            report.finding(offset, format!("batch {}: its flag of a pending gap is wrong", header.sequence));
+        }
+        self.unsure = false;
+    }
+
+    fn session_rules(&mut self, header: &BatchHeader, start: Option<&SessionStart>, front: &Front) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let session = header.session.get();
+        if session > front.superblock.session.get() {
+            wrong.push(format!("session {session}, and the superblock knows {}", front.superblock.session));
+        }
+        let Some(start) = start else {
+            if !self.unsure && (self.ended() || session != self.session) {
+                wrong.push(format!("of session {session} without its start, after session {}", self.session));
+            }
+            self.session = session;
+            return wrong;
+        };
+        let pending = header.flags.get() & batch_flags::GAP_PENDING != 0;
+        if !self.unsure {
+            let expected = match (self.session, self.ended) {
+                (0, _) => previous_end::FIRST,
+                (_, true) => previous_end::CLEAN,
+                (_, false) => previous_end::UNCLEAN,
+            };
+            if start.previous_end.get() != expected || start.previous_session.get() != self.session {
+                wrong.push(format!(
+                    "session {session} says that session {} ended as {}, and session {} ended as {expected}",
+                    start.previous_session, start.previous_end, self.session
+                ));
+            }
+            if session <= self.session || start.continues_after.get() + 1 != header.sequence.get() {
+                wrong.push(format!("session {session} doesn't follow session {}", self.session));
+            }
+            if expected == previous_end::UNCLEAN && !pending {
+                wrong.push("after an unclean stop no gap is pending".into());
+            }
+            if expected == previous_end::CLEAN && pending == self.owed.is_empty() && !self.ports.is_empty() {
+                wrong.push("its flag of a pending gap is wrong".into());
+            }
+        }
+        // A gap is never papered over: every known port owes one after an unclean stop.
+        self.owed = if pending { self.ports.keys().copied().collect() } else { BTreeSet::new() };
+        self.session = session;
+        wrong
+    }
+
+    fn record(
+        &mut self,
+        record: &EntryHeader,
+        kind: Kind,
+        payload: &[u8],
+        last: &mut BTreeMap<u8, PortState>,
+        front: &Front,
+        report: &mut Report,
+    ) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let (port, stamp, number) = (record.port, record.timestamp.get(), record.number.get());
+        let Some(arbiter) = front.ports.get(&port).copied() else {
+            return vec![format!("a {kind} of port {port}, which is not in the table")];
+        };
+        if kind == Kind::Gap {
+            self.gap(port, stamp, payload, &mut wrong);
+        } else if !self.owed.is_empty() && !self.unsure {
+            wrong.push(format!("a {kind} of port {port} before the gaps that the unclean stop left"));
+            self.owed.clear();
+        }
+        if let Some(state) = last.get_mut(&port).filter(|_| !self.unsure) {
+            let delivered = state.delivered.get();
+            if stamp < delivered || (stamp == delivered && kind != Kind::Gap) {
+                wrong.push(format!("a {kind} of port {port} stamped {stamp}, after its watermark {delivered}"));
+            }
+            state.delivered = delivered.max(stamp).into();
+        }
+        match kind {
+            Kind::After | Kind::Before | Kind::Both | Kind::Resync => {
+                self.order += 1;
+                report.entries += 1;
+                let known = self.numbers.entry(arbiter).or_insert(0);
+                if number <= *known && !self.unsure {
+                    wrong.push(format!("order:{} has number {number}, after {known}", self.order));
+                }
+                *known = number.max(*known);
+                if kind != Kind::Resync && record.updated() == Ok(Updated::Pending) {
+                    self.pending.insert((arbiter, number));
+                }
+                if !front.volumes.contains(&record.volume.get()) {
+                    wrong.push(format!("order:{} names volume {}, which is not in the table", self.order, record.volume));
+                }
+            }
+            Kind::Completion => {
+                report.completions += 1;
+                let late = record.flags.get() & flags::LATE != 0;
+                let known = self.pending.remove(&(arbiter, number));
+                if !known && !late && !self.unsure && !self.gapped.contains(&port) {
+                    wrong.push(format!("a completion of number {number} of port {port}, which is not pending"));
+                }
+            }
+            Kind::Gap => report.gaps += 1,
+            _ => report.markers += 1,
+        }
+        wrong
+    }
+
+    fn gap(&mut self, port: u8, stamp: u64, payload: &[u8], wrong: &mut Vec<String>) {
+        self.owed.remove(&port);
+        self.gapped.insert(port);
+        let sound = Gap::read_from_prefix(payload).is_ok_and(|(gap, rest)| {
+            rest.is_empty()
+                && gap.from_timestamp.get() <= stamp
+                && GapReason::from_word(gap.reason.get()).is_ok()
+                && gap.reserved.get() == 0
+        });
+        if !sound {
+            wrong.push(format!("the gap of port {port} makes no sense"));
+        }
+    }
+
+    fn timestamps(&mut self, offset: u64, header: &BatchHeader, records: &[(EntryHeader, Kind, Vec<u8>)], report: &mut Report) {
+        let (mut first, mut last) = (self.timestamp, self.timestamp);
+        for (index, (record, ..)) in records.iter().enumerate() {
+            let stamp = record.timestamp.get();
+            if index == 0 {
+                first = stamp;
+            }
+            if stamp < last && !self.unsure {
+                report.finding(offset, format!("batch {}: stamp {stamp} after {last}", header.sequence));
+            }
+            last = stamp;
+        }
+        if records.is_empty() && self.unsure {
+            (first, last) = (header.first_timestamp.get(), header.last_timestamp.get());
+        }
+        if (header.first_timestamp.get(), header.last_timestamp.get()) != (first, last) {
+            report.finding(offset, format!("batch {}: its stamps are not those of its records", header.sequence));
+        }
+        self.timestamp = last;
+    }
+
+    fn port_table(
+        &mut self,
+        offset: u64,
+        header: &BatchHeader,
+        ports: &[PortState],
+        last: &BTreeMap<u8, PortState>,
+        front: &Front,
+        report: &mut Report,
+    ) {
+        let mut previous = None;
+        for state in ports {
+            let at_least = last.get(&state.port).map_or(0, |known| known.delivered.get());
+            let sound = previous < Some(state.port)
+                && front.ports.get(&state.port) == Some(&state.arbiter.get())
+                && state.reserved.get() == 0
+                && state.flags == 0
+                && state.delivered.get() >= at_least
+                && state.delivered.get() >= state.last_timestamp.get();
+            if !sound {
+                let what = format!("batch {}: state of port {} makes no sense", header.sequence, state.port);
+                report.finding(offset, what);
+            }
+            previous = Some(state.port);
+        }
+        if last.keys().any(|port| ports.iter().all(|state| state.port != *port)) {
+            report.finding(offset, format!("batch {}: a port's state is missing", header.sequence));
+        }
+        self.ports = ports.iter().map(|state| (state.port, *state)).collect();
+        for state in ports {
+            let known = self.numbers.entry(state.arbiter.get()).or_insert(0);
+            *known = state.last_number.get().max(*known);
+        }
+    }
+}

@@ -60,6 +60,8 @@ pub const MAXIMUM_PORTS: usize = 8;
 pub const VOLUMES: usize = 16;
 /// Entries of each port's source table.
 pub const SOURCES: usize = 8;
+/// Writes that a port can have in flight.
+pub const SLOTS: usize = 16;
 
 /// Ticks of a duration in microseconds, rounded up.
 pub const fn ticks(microseconds: u64) -> u32 {
@@ -140,6 +142,18 @@ pub mod port {
         }
     }
 }
+
+/// Registers of a port that function reset takes to their reset values, as [`port::PRODUCED`]. Of the
+/// card's it closes writes; the rest stays.
+pub const FUNCTION_RESET_PORT: &[u32] = &[
+    port::CONTROL,
+    port::FLUSH_LEVEL,
+    port::RING_SIZE,
+    port::RING_ADDRESS,
+    port::MAILBOX_ADDRESS,
+    port::CONSUMED,
+    port::DURABLE,
+];
 
 /// Bit of [`port::CONTROL`]: drain enabled.
 pub const PORT_DRAIN: u32 = 1 << 0;

@@ -1,10 +1,29 @@
 //! The PCIe side of the card: registers, drain of the ports' rings into host memory, interrupts.
 //!
-//! A packet from the host goes [`receiver`] → [`register_file`] → [`transmitter`]; a port's records go
-//! [`drain`] → [`transmitter`], then the mailbox, then [`msix`].
+//! A packet from the host goes [`receiver`] → [`register_file`] → [`transmitter`]. A port's records go the
+//! way of [`schedule`] (when, and up to where), [`planner`] (in which writes), [`fetch`] (the words),
+//! [`transmitter`]; then the mailbox, then [`msix`].
+
+pub mod fetch;
+pub mod msix;
+pub mod planner;
+pub mod receiver;
+pub mod register_file;
+pub mod register_map;
+pub mod schedule;
+pub mod tick;
+pub mod transmitter;
 
 use crate::prelude::*;
+use fetch::Fetch;
+use msix::Msix;
+use planner::Planner;
+use receiver::Receiver;
+use register_file::RegisterFile;
+use schedule::Schedule;
 use std::array;
+use tick::Ticker;
+use transmitter::Transmitter;
 
 logic_block! {
     /// `P` ports, `2^A` 64-bit words in each port's ring, `H` = `A` − 2 bits in a count of its 64-byte
@@ -128,6 +147,15 @@ logic_block! {
         pub source_address: Signal<Out, Bits<3>>,
         /// It, two cycles later: MAC in bits 47:0, valid in bit 48.
         pub source_data: [Signal<In, Bits<49>>; P],
+
+        ticker: Ticker,
+        receiver: Receiver,
+        registers: RegisterFile<P, H>,
+        schedule: Schedule<P, H>,
+        planner: Planner<P, A, H>,
+        fetch: Fetch<P, A>,
+        msix: Msix<P>,
+        transmitter: Transmitter,
     }
 }
 
@@ -197,51 +225,206 @@ impl<const P: usize, const A: usize, const H: usize> Host<P, A, H> {
             counter_data: array::from_fn(|_| Signal::default()),
             source_address: Default::default(),
             source_data: array::from_fn(|_| Signal::default()),
+            ticker: Default::default(),
+            receiver: Default::default(),
+            registers: Default::default(),
+            schedule: Default::default(),
+            planner: Default::default(),
+            fetch: Default::default(),
+            msix: Default::default(),
+            transmitter: Default::default(),
             settled: Default::default(),
         }
+    }
+}
+
+impl<const P: usize, const A: usize, const H: usize> Default for Host<P, A, H> {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
 impl<const P: usize, const A: usize, const H: usize> Logic for Host<P, A, H> {
     #[hdl_gen]
     fn update(&mut self) {
-        self.rx_ready.next = false;
-        self.tx_data.next = bits::<64>(0);
-        self.tx_keep.next = bits::<8>(0);
-        self.tx_last.next = false;
-        self.tx_valid.next = false;
-        for i in 0..P {
-            self.ring_tail[i].next = bits::<H>(0);
+        self.ticker.clock.next = self.clock.val();
+        self.receiver.clock.next = self.clock.val();
+        self.registers.clock.next = self.clock.val();
+        self.schedule.clock.next = self.clock.val();
+        self.planner.clock.next = self.clock.val();
+        self.fetch.clock.next = self.clock.val();
+        self.msix.clock.next = self.clock.val();
+        self.transmitter.clock.next = self.clock.val();
+        self.tick.next = self.ticker.tick.val();
+
+        // Packets from the host to the registers.
+        self.receiver.data.next = self.rx_data.val();
+        self.receiver.last.next = self.rx_last.val();
+        self.receiver.valid.next = self.rx_valid.val();
+        self.rx_ready.next = self.receiver.ready.val();
+        self.registers.offer.next = self.receiver.offer.val();
+        self.registers.write.next = self.receiver.write.val();
+        self.registers.refuse.next = self.receiver.refuse.val();
+        self.registers.malformed.next = self.receiver.malformed.val();
+        self.registers.address.next = self.receiver.address.val();
+        self.registers.double.next = self.receiver.double.val();
+        self.registers.words.next = self.receiver.words.val();
+        self.registers.reply.next = self.receiver.reply.val();
+        self.receiver.taken.next = self.registers.taken.val();
+
+        // Registers to the card.
+        self.writes_open.next = self.registers.writes_open.val();
+        self.time_enable.next = self.registers.time_enable.val();
+        self.time_set_value.next = self.registers.value.val();
+        self.time_set.next = self.registers.time_set.val();
+        self.stamp_floor.next = self.registers.value.val();
+        self.stamp_floor_set.next = self.registers.stamp_floor_set.val();
+        self.number_floor.next = self.registers.value.val();
+        self.number_floor_set.next = self.registers.number_floor_set.val();
+        self.hold.next = self.registers.hold.val();
+        self.retry.next = self.registers.retry.val();
+        self.unknown.next = self.registers.unknown.val();
+        self.quarantine.next = self.registers.quarantine.val();
+        self.function_reset.next = self.registers.function_reset.val();
+        self.card_reset.next = self.registers.card_reset.val();
+        self.volume_write.next = self.registers.volume_write.val();
+        self.volume_write_index.next = self.registers.volume_write_index.val();
+        self.volume_write_word.next = self.registers.value.val().get_bits::<32>(0);
+        self.counter_address.next = self.registers.counter_address.val();
+        self.source_address.next = self.registers.source_address.val();
+
+        // The card to the registers; what changes by itself only while it is looked at, so that the
+        // register file lies still otherwise.
+        self.registers.time_now.next = bits::<64>(0);
+        self.registers.last_stamp.next = bits::<64>(0);
+        self.registers.last_number.next = bits::<64>(0);
+        if self.registers.gathering.val() {
+            self.registers.time_now.next = self.time_now.val();
+            self.registers.last_stamp.next = self.last_stamp.val();
+            self.registers.last_number.next = self.last_number.val();
         }
-        self.ring_read_address.next = bits::<A>(0);
         for i in 0..P {
-            self.watermark_request[i].next = false;
+            self.port_volumes[i].next = self.registers.port_volumes[i].val();
+            self.durable_number[i].next = self.registers.durable_number[i].val();
+            self.registers.ring_head[i].next = bits::<H>(0);
+            self.registers.ring_tail[i].next = bits::<H>(0);
+            self.registers.leaf_time[i].next = bits::<64>(0);
+            self.registers.leaf_phase[i].next = bits::<32>(0);
+            self.registers.leaf_locked[i].next = false;
+            self.registers.leaf_holdover[i].next = false;
+            self.registers.in_flight[i].next = bits::<8>(0);
+            self.registers.counter_data[i].next = bits::<32>(0);
+            self.registers.source_data[i].next = bits::<49>(0);
+            if self.registers.gathering.val() {
+                self.registers.ring_head[i].next = self.ring_head[i].val();
+                self.registers.ring_tail[i].next = self.schedule.ring_tail[i].val();
+                self.registers.leaf_time[i].next = self.leaf_time[i].val();
+                self.registers.leaf_phase[i].next = self.leaf_phase[i].val();
+                self.registers.leaf_locked[i].next = self.leaf_locked[i].val();
+                self.registers.leaf_holdover[i].next = self.leaf_holdover[i].val();
+                self.registers.in_flight[i].next = self.in_flight[i].val();
+                self.registers.counter_data[i].next = self.counter_data[i].val();
+                self.registers.source_data[i].next = self.source_data[i].val();
+            }
+            self.schedule.ring_head[i].next = self.ring_head[i].val();
+            self.schedule.watermark_done[i].next = self.watermark_done[i].val();
+            self.ring_tail[i].next = self.schedule.ring_tail[i].val();
+            self.watermark_request[i].next = self.schedule.watermark_request[i].val();
+            self.fetch.ring_read_data[i].next = self.ring_read_data[i].val();
         }
-        self.writes_open.next = false;
-        self.time_enable.next = false;
-        self.time_set_value.next = bits::<64>(0);
-        self.time_set.next = false;
-        self.stamp_floor.next = bits::<64>(0);
-        self.stamp_floor_set.next = false;
-        self.number_floor.next = bits::<64>(0);
-        self.number_floor_set.next = false;
-        self.hold.next = bits::<32>(0);
-        self.retry.next = bits::<32>(0);
-        self.unknown.next = bits::<32>(0);
-        self.quarantine.next = bits::<32>(0);
-        self.tick.next = false;
-        self.function_reset.next = false;
-        self.card_reset.next = false;
-        self.volume_write.next = false;
-        self.volume_write_index.next = bits::<4>(0);
-        self.volume_write_word.next = bits::<32>(0);
-        for i in 0..P {
-            self.port_volumes[i].next = bits::<16>(0);
-        }
-        for i in 0..P {
-            self.durable_number[i].next = bits::<64>(0);
-        }
-        self.counter_address.next = bits::<5>(0);
-        self.source_address.next = bits::<3>(0);
+        self.registers.busy.next = self.planner.resetting.val();
+        self.registers.pending.next = self.msix.pending.val();
+        self.registers.announced.next = self.transmitter.announced.val();
+        self.registers.announced_port.next = self.transmitter.announced_port.val();
+        self.registers.announced_bytes.next = self.transmitter.announced_bytes.val();
+
+        // Drain.
+        self.schedule.set_write.next = self.registers.set_write.val();
+        self.schedule.set_word.next = self.registers.set_word.val();
+        self.schedule.set_data.next = self.registers.set_data.val();
+        self.schedule.tick.next = self.ticker.tick.val();
+        self.schedule.function_reset.next = self.registers.function_reset.val();
+        self.schedule.card_reset.next = self.registers.card_reset.val();
+        self.schedule.commit.next = self.commit.val();
+        self.schedule.announced.next = self.transmitter.announced.val();
+        self.schedule.announced_port.next = self.transmitter.announced_port.val();
+        self.schedule.port.next = self.planner.port.val();
+        self.planner.set_write.next = self.registers.set_write.val();
+        self.planner.set_word.next = self.registers.set_word.val();
+        self.planner.set_data.next = self.registers.set_data.val();
+        self.planner.set_high.next = self.registers.set_high.val();
+        self.planner.reset.next = self.registers.function_reset.val() | self.registers.card_reset.val();
+        self.planner.quiet.next = self.transmitter.quiet.val();
+        self.planner.max_payload.next = self.max_payload.val();
+        self.planner.active.next = self.schedule.active.val();
+        self.planner.target.next = self.schedule.target.val();
+        self.planner.tail.next = self.schedule.tail.val();
+        self.planner.announced.next = self.transmitter.announced.val();
+        self.planner.announced_port.next = self.transmitter.announced_port.val();
+        self.planner.fetch_idle.next = self.fetch.idle.val();
+        self.planner.fetch_empty.next = self.fetch.empty.val();
+        self.planner.descriptor_pop.next = self.transmitter.descriptor_pop.val();
+        self.fetch.clear.next = self.planner.fetch_clear.val();
+        self.fetch.start.next = self.planner.fetch_start.val();
+        self.fetch.start_address.next = self.planner.fetch_address.val();
+        self.fetch.start_lines.next = self.planner.fetch_lines.val();
+        self.fetch.start_port.next = self.planner.port.val();
+        self.fetch.insert.next = self.planner.fetch_insert.val();
+        self.fetch.insert_word.next = self.planner.fetch_insert_word.val();
+        self.fetch.pop.next = self.transmitter.word_pop.val();
+        self.ring_read_address.next = self.fetch.ring_read_address.val();
+
+        // Interrupts.
+        self.msix.set_write.next = self.registers.set_write.val();
+        self.msix.set_word.next = self.registers.set_word.val();
+        self.msix.set_data.next = self.registers.set_data.val();
+        self.msix.tick.next = self.ticker.tick.val();
+        self.msix.clear.next = self.registers.resetting.val();
+        self.msix.enable.next = self.msix_enable.val();
+        self.msix.mask.next = self.msix_mask.val();
+        self.msix.announced.next = self.transmitter.announced.val();
+        self.msix.announced_port.next = self.transmitter.announced_port.val();
+        self.msix.acknowledged.next = self.registers.acknowledged.val();
+        self.msix.acknowledged_port.next = self.registers.acknowledged_port.val();
+        self.msix.begun.next = self.transmitter.message_begun.val();
+        self.msix.sent.next = self.transmitter.message_sent.val();
+
+        // Packets to the host.
+        self.transmitter.identity.next = (bit_cast::<16, 8>(self.pci_bus.val()) << 8)
+            | (bit_cast::<16, 5>(self.pci_device.val()) << 3)
+            | bit_cast::<16, 3>(self.pci_function.val());
+        self.transmitter.bus_master_enable.next = self.bus_master_enable.val();
+        self.transmitter.stop.next = self.planner.resetting.val();
+        self.transmitter.completion.next = self.registers.completion.val();
+        self.transmitter.completion_filled.next = self.registers.completion_filled.val();
+        self.registers.completion_pop.next = self.transmitter.completion_pop.val();
+        self.transmitter.message.next = self.msix.message.val();
+        self.transmitter.message_address.next = self.msix.message_address.val();
+        self.transmitter.message_data.next = self.msix.message_data.val();
+        self.transmitter.descriptor.next = self.planner.descriptor.val();
+        self.transmitter.descriptor_filled.next = self.planner.descriptor_filled.val();
+        self.transmitter.word.next = self.fetch.word.val();
+        self.transmitter.word_filled.next = self.fetch.filled.val();
+        self.transmitter.ready.next = self.tx_ready.val();
+        self.tx_data.next = self.transmitter.data.val();
+        self.tx_keep.next = self.transmitter.keep.val();
+        self.tx_last.next = self.transmitter.last.val();
+        self.tx_valid.next = self.transmitter.valid.val();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_connected_and_synthesizable() {
+        let mut host = Host::<4, 12, 10>::new();
+        host.connect_all();
+        check_all(&host).unwrap();
+        assert!(generate_verilog(&host).contains("module top"));
+        let mut host = Host::<1, 9, 7>::new();
+        host.connect_all();
+        check_all(&host).unwrap();
     }
 }

@@ -1,4 +1,5 @@
 //! See DESIGN: sim.
 
 pub mod co_check;
+pub mod target;
 pub mod verilator;

@@ -48,6 +48,7 @@ pub(crate) fn check(bytes: &[u8], magic: [u8; 8]) -> Result<(), Fault> {
     if prefix.magic != magic {
         return Err(Fault::Magic);
     }
+    // Long enough: it holds a prefix.
     let (stored, computed) = (prefix.crc.get(), crc_without_field(bytes));
     if stored != computed {
         return Err(Fault::Crc { stored, computed });

@@ -75,28 +75,36 @@ impl Head {
     /// Changes the superblock, durably.
     pub fn write_superblock(&mut self, storage: &dyn Storage) -> Result<(), Error> {
         self.superblock.generation = (self.superblock.generation.get() + 1).into();
-        let block = block::encode(&self.superblock);
-        for offset in SUPERBLOCK_OFFSETS {
-            // A crash here leaves one copy old or torn, and the other whole.
-            storage::write_all(storage, &block.0, offset)?;
-            storage::sync(storage)?;
-        }
-        self.superblock_uneven = false;
-        Ok(())
+        write_both(storage, SUPERBLOCK_OFFSETS, &block::encode(&self.superblock).0)
     }
 
     /// Changes the tables, durably, and only then what is kept in memory.
     pub fn write_tables(&mut self, storage: &dyn Storage, tables: Tables) -> Result<(), Error> {
         let generation = self.table_generation + 1;
         let bytes = self.encode_tables(&tables, generation)?;
-        for copy in 0..2 {
-            storage::write_all(storage, &bytes, TABLES_OFFSET + copy * self.geometry.table_bytes)?;
-            storage::sync(storage)?;
-        }
+        write_both(storage, self.table_offsets(), &bytes)?;
         self.tables = tables;
         self.table_generation = generation;
-        self.tables_uneven = false;
         Ok(())
+    }
+
+    /// Makes copies alike that a crash or damage left uneven: the newest intact one's content,
+    /// generation included, so that copies never differ by more than the change under way.
+    pub fn even_out(&mut self, storage: &dyn Storage) -> Result<(), Error> {
+        if self.superblock_uneven {
+            write_both(storage, SUPERBLOCK_OFFSETS, &block::encode(&self.superblock).0)?;
+            self.superblock_uneven = false;
+        }
+        if self.tables_uneven {
+            let bytes = self.encode_tables(&self.tables, self.table_generation)?;
+            write_both(storage, self.table_offsets(), &bytes)?;
+            self.tables_uneven = false;
+        }
+        Ok(())
+    }
+
+    fn table_offsets(&self) -> [u64; 2] {
+        [TABLES_OFFSET, TABLES_OFFSET + self.geometry.table_bytes]
     }
 
     /// The tables' bytes, if they fit.
@@ -111,6 +119,15 @@ impl Head {
         }
         Ok(bytes)
     }
+}
+
+fn write_both(storage: &dyn Storage, offsets: [u64; 2], bytes: &[u8]) -> Result<(), Error> {
+    for offset in offsets {
+        // A crash here leaves one copy old or torn, and the other whole.
+        storage::write_all(storage, bytes, offset)?;
+        storage::sync(storage)?;
+    }
+    Ok(())
 }
 
 fn read_block(storage: &dyn Storage, offset: u64) -> Result<Box<Block>, Error> {

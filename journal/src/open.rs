@@ -232,13 +232,7 @@ fn find_end(storage: &dyn Storage, head: &Head, directory: &Directory) -> Result
 /// Writes anew what an interrupted change or damage left uneven. Returns what had been damaged.
 fn repair(storage: &dyn Storage, head: &mut Head) -> Result<Vec<String>, Error> {
     let mut repaired = head.damaged_copies.clone();
-    if head.tables_uneven {
-        let tables = head.tables.clone();
-        head.write_tables(storage, tables)?;
-    }
-    if head.superblock_uneven {
-        head.write_superblock(storage)?;
-    }
+    head.even_out(storage)?;
     if let Some((offset, what)) = &head.note_damaged {
         repaired.push(format!("{what} (offset {offset})"));
         // The intact note goes into the place of the damaged one, as the next generation.

@@ -11,8 +11,10 @@ use crate::error::Error;
 use crate::head::Head;
 use crate::reader::TornTail;
 use crate::storage::{self, Storage};
+use layout::crc;
 use layout::journal_file::{
     batch_flags, magic, role, BatchHeader, SealHeader, SegmentHeader, BATCH_HEADER_BYTES, BLOCK_BYTES,
+    MAXIMUM_SEGMENT_BYTES,
 };
 use zerocopy::FromBytes;
 
@@ -115,6 +117,19 @@ pub(crate) fn read_seal(storage: &dyn Storage, head: &Head, slot: u32) -> Result
     Ok(block::decode::<SealHeader>(&block, magic::SEAL)
         .ok()
         .filter(|seal| seal.journal_id == head.journal_id() && seal.slot.get() == slot && seal.portion == 0))
+}
+
+/// Are the index and the copy of the tables there that belong to a seal?
+fn seal_is_whole(storage: &dyn Storage, start: u64, seal: &SealHeader) -> Result<bool, Error> {
+    let (index, tables) = (u64::from(seal.index_offset.get()), u64::from(seal.tables_offset.get()));
+    let end = tables + u64::from(seal.tables_bytes.get());
+    if index > tables || end > MAXIMUM_SEGMENT_BYTES {
+        return Ok(false);
+    }
+    let mut body = vec![0; (end - index) as usize];
+    storage::read_exact(storage, &mut body, start + index)?;
+    let (index, tables) = body.split_at((tables - index) as usize);
+    Ok(crc::crc32c(index) == seal.index_crc.get() && block::check(tables, magic::TABLES).is_ok())
 }
 
 /// A step of the walk.
@@ -237,15 +252,29 @@ impl<'a> Walk<'a> {
             }
             Err(what) => what,
         };
-        if let Some(seal) = read_seal(self.storage, self.head, place.slot)? {
-            let start = self.head.geometry.segment_offset(place.slot);
-            let here = start + u64::from(seal.batches_end.get()) == self.offset;
-            let last = self.previous.is_none_or(|previous| previous.0 == seal.last_batch_crc.get());
-            if seal.sequence.get() == place.sequence && here && last {
-                return self.leave(place);
-            }
+        if self.is_sealed_here(&place)? {
+            return self.leave(place);
         }
         self.conclude(place, what)
+    }
+
+    /// Is the segment sealed after the batches that have been read?
+    fn is_sealed_here(&self, place: &Place) -> Result<bool, Error> {
+        let Some(seal) = read_seal(self.storage, self.head, place.slot)? else {
+            return Ok(false);
+        };
+        let start = self.head.geometry.segment_offset(place.slot);
+        let here = start + u64::from(seal.batches_end.get()) == self.offset;
+        let last = self.previous.is_none_or(|previous| previous.0 == seal.last_batch_crc.get());
+        if seal.sequence.get() != place.sequence || !here || !last {
+            return Ok(false);
+        }
+        // With something durable behind it the seal was durable too. Otherwise its block may have
+        // reached the disk without its index: then the segment is not sealed yet.
+        if self.head.note.batch.get() >= self.expected || self.claim_beyond(place.sequence, self.expected)?.is_some() {
+            return Ok(true);
+        }
+        seal_is_whole(self.storage, start, &seal)
     }
 
     /// The segment is read to its seal: on to the next, if it continues the chain.

@@ -257,6 +257,10 @@ impl Journal {
         if !self.fits(0, 0, bytes.len()) {
             self.next_segment(Claim::Settling, 0)?;
         }
+        // What was sealed with the old tables has to be durable before larger ones are: a seal that a
+        // crash took is written anew, in the room that was kept for it.
+        let synced = storage::sync(&*self.storage);
+        self.stop_on_error(synced)?;
         let written = self.head.write_tables(&*self.storage, tables);
         self.stop_on_error(written)?;
         self.table_bytes = bytes;

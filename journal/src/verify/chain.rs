@@ -375,6 +375,9 @@ impl Checker<'_> {
     ) -> Result<(), Error> {
         let place = self.front.segment_offset(slot) + self.front.segment_bytes() - BLOCK;
         match self.seal_of(sequence, slot)? {
+            Some(seal) if self.is_half_written(&seal, sequence)? => {
+                self.torn(place, format!("seal of segment {sequence}: its index is not there yet"), report);
+            }
             Some(seal) => {
                 report.sealed += 1;
                 let end = if expected.incomplete { u64::from(seal.batches_end.get()) } else { end };
@@ -396,6 +399,14 @@ impl Checker<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Did the seal's block reach the disk without what lies before it, with nothing durable behind?
+    fn is_half_written(&self, seal: &SealHeader, sequence: u64) -> Result<bool, Error> {
+        if self.next == 0 || self.claim_beyond(sequence + 1)?.is_some() {
+            return Ok(false);
+        }
+        Ok(!seal::is_whole(self.source, self.front, seal)?)
     }
 
     /// Intact headers of this segment from `at` on that could be of the chain.

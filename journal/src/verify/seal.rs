@@ -140,6 +140,18 @@ pub(super) fn find(source: &Source<'_>, front: &Front, slot: u32) -> Result<Opti
     Ok(seal.filter(|seal| seal.journal_id == front.superblock.journal_id && seal.slot.get() == slot))
 }
 
+/// Do the index and the copy of the tables that lie before a seal belong to it?
+pub(super) fn is_whole(source: &Source<'_>, front: &Front, seal: &SealHeader) -> Result<bool, Error> {
+    let (index, tables) = (u64::from(seal.index_offset.get()), u64::from(seal.tables_offset.get()));
+    let end = tables + u64::from(seal.tables_bytes.get());
+    if index > tables || end > front.segment_bytes() {
+        return Ok(false);
+    }
+    let body = source.read(front.segment_offset(seal.slot.get()) + index, (end - index) as usize)?;
+    let (index, copy) = body.split_at((tables - index) as usize);
+    Ok(crc32c(index) == seal.index_crc.get() && check_tables(copy, front.superblock.journal_id).is_ok())
+}
+
 /// Checks a seal and what lies before it. `end`: from the segment's start to the end of its batches.
 pub(super) fn check(
     source: &Source<'_>,

@@ -198,11 +198,9 @@ impl Tables {
             let length = usize::try_from(length).ok().filter(|length| *length <= after.len());
             let (rows, next) = after.split_at(length.ok_or("a section runs over the end")?);
             match head.kind.get() {
-                section::VOLUMES => {
-                    tables.volumes = decode_rows(rows, head, |row| volume_of(row))?;
-                }
-                section::PORTS => tables.ports = decode_rows(rows, head, |row| port_of(row))?,
-                section::SOURCES => tables.sources = decode_rows(rows, head, |row| source_of(row))?,
+                section::VOLUMES => tables.volumes = decode_rows(rows, head, volume_of)?,
+                section::PORTS => tables.ports = decode_rows(rows, head, port_of)?,
+                section::SOURCES => tables.sources = decode_rows(rows, head, source_of)?,
                 // A later version's section: what this version knows is whole without it.
                 _ => {}
             }

@@ -271,7 +271,9 @@ impl<'a> Walk<'a> {
         }
         // With something durable behind it the seal was durable too. Otherwise its block may have
         // reached the disk without its index: then the segment is not sealed yet.
-        if self.head.note.batch.get() >= self.expected || self.claim_beyond(place.sequence, self.expected)?.is_some() {
+        if self.head.note.batch.get() >= self.expected
+            || self.claim_beyond(place.sequence, self.expected)?.is_some()
+        {
             return Ok(true);
         }
         seal_is_whole(self.storage, start, &seal)

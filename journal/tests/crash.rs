@@ -186,7 +186,10 @@ fn a_failing_write_or_sync_stops_the_owner() {
         storage.fail_at(at, errno);
         let (ingest, outcome) = ingest(storage.clone(), &mut Workload::new(seed));
         let error = outcome.expect_err("the error is not swallowed");
-        assert!(matches!(&error, Error::Io { source, .. } if source.raw_os_error() == Some(errno)), "{error}");
+        assert!(
+            matches!(&error, Error::Io { source, .. } if source.raw_os_error() == Some(errno)),
+            "{error}"
+        );
         assert!(error.to_string().starts_with("memory: "), "{error}");
         recover(storage.image(), &ingest, seed, &format!("seed {seed}, errno {errno} in operation {at}"));
     }

@@ -15,7 +15,11 @@ use workload::{borrowed, options, seed, Workload};
 const BYTES: usize = 1 << 20;
 
 /// A small journal with a sealed segment, two sessions, and a batch per `per_batch` records.
-fn small(workload: &mut Workload, records: usize, per_batch: usize) -> (Arc<FaultyStorage>, Vec<OwnedRecord>) {
+fn small(
+    workload: &mut Workload,
+    records: usize,
+    per_batch: usize,
+) -> (Arc<FaultyStorage>, Vec<OwnedRecord>) {
     let storage = Arc::new(FaultyStorage::new(BYTES));
     let mut journal = Journal::create_on(storage.clone(), &options(BYTES as u64)).unwrap();
     let mut all = Vec::new();
@@ -146,7 +150,10 @@ fn random_damage_never_panics_and_is_never_cut() {
                 }
                 let _ = reader.entries().map(|entries| entries.count());
             }
-            (report, Journal::open_on(storage, "test").map(|journal| (journal.opened().clone(), journal.end())))
+            (
+                report,
+                Journal::open_on(storage, "test").map(|journal| (journal.opened().clone(), journal.end())),
+            )
         }));
         let (report, opened) = outcome.unwrap_or_else(|_| panic!("seed {seed}"));
         let Ok((opened, end)) = opened else { continue };
@@ -187,7 +194,10 @@ fn a_damaged_last_acknowledged_batch_is_corruption_and_an_unacknowledged_one_is_
             if acknowledged {
                 assert!(!report.is_sound() && report.torn_tail.is_none(), "byte {at}: {report:?}");
                 let error = opened.err().unwrap();
-                assert!(matches!(error, Error::Corrupt { offset, .. } if batch.contains(&(offset as usize))), "{error}");
+                assert!(
+                    matches!(error, Error::Corrupt { offset, .. } if batch.contains(&(offset as usize))),
+                    "{error}"
+                );
             } else {
                 assert!(report.is_sound(), "byte {at}: {:?}", report.findings);
                 let opened = opened.unwrap().opened().clone();

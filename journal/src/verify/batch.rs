@@ -3,10 +3,10 @@
 use super::source::{see, zero, Seen, Source};
 use crate::error::Error;
 use layout::crc::crc32c;
-use layout::entry::{EntryHeader, Encoding, Kind, MAGIC, VERSION};
+use layout::entry::{Encoding, EntryHeader, Kind, MAGIC, VERSION};
 use layout::journal_file::{
-    batch_flags, magic, BatchHeader, PortState, SessionStart, BATCH_HEADER_BYTES, BLOCK_BYTES, CRC_BLOCK_BYTES,
-    MAXIMUM_DESCRIPTORS, MAXIMUM_PAYLOAD_BYTES, MAXIMUM_PORTS, PAYLOAD_ALIGN,
+    batch_flags, magic, BatchHeader, PortState, SessionStart, BATCH_HEADER_BYTES, BLOCK_BYTES,
+    CRC_BLOCK_BYTES, MAXIMUM_DESCRIPTORS, MAXIMUM_PAYLOAD_BYTES, MAXIMUM_PORTS, PAYLOAD_ALIGN,
 };
 use layout::SECTOR_BYTES;
 use std::mem::size_of;
@@ -68,7 +68,11 @@ pub(super) struct Parts {
 }
 
 /// Reads a batch and checks it by itself. `Err(text)`: its head is damaged.
-pub(super) fn take_apart(source: &Source<'_>, offset: u64, header: &BatchHeader) -> Result<Result<Parts, String>, Error> {
+pub(super) fn take_apart(
+    source: &Source<'_>,
+    offset: u64,
+    header: &BatchHeader,
+) -> Result<Result<Parts, String>, Error> {
     let bytes = source.read(offset, header.batch_bytes.get() as usize)?;
     Ok(parse(&bytes, header))
 }
@@ -140,13 +144,15 @@ impl Parts {
         let base = u64::from(header.head_bytes.get());
         let (mut at, mut sums, mut entries) = (0usize, sums.iter(), 0);
         for (place, descriptor) in descriptors {
-            let kind = descriptor_kind(descriptor).map_err(|what| format!("descriptor at byte {place}: {what}"))?;
+            let kind =
+                descriptor_kind(descriptor).map_err(|what| format!("descriptor at byte {place}: {what}"))?;
             let length = descriptor.payload_bytes.get() as usize;
             let padded = length.next_multiple_of(PAYLOAD_ALIGN);
             let piece = payloads.get(at..at + padded).ok_or("its payloads run over its end")?;
             let (payload, padding) = piece.split_at(length);
             if !zero(padding) {
-                self.faults.push((base + (at + length) as u64, "the padding after a payload is not zero".into()));
+                self.faults
+                    .push((base + (at + length) as u64, "the padding after a payload is not zero".into()));
             }
             check_payload(descriptor, kind, payload, &mut sums, base + at as u64, &mut self.faults);
             entries += u32::from(matches!(kind, Kind::After | Kind::Before | Kind::Both | Kind::Resync));
@@ -216,13 +222,21 @@ fn check_payload<'a>(
                 let expected = sums.next().copied();
                 if expected != Some(found) {
                     let place = at + (index * image.len() + block * CRC_BLOCK_BYTES) as u64;
-                    faults.push((place, format!("the CRC of a block of the payload is {found:08x} and should be {expected:08x?}")));
+                    faults.push((
+                        place,
+                        format!(
+                            "the CRC of a block of the payload is {found:08x} and should be {expected:08x?}"
+                        ),
+                    ));
                     located = true;
                 }
             }
         }
     }
     if !whole && !located {
-        faults.push((at, format!("the CRC of the payload is {sum:08x} and should be {:08x}", descriptor.payload_crc)));
+        faults.push((
+            at,
+            format!("the CRC of the payload is {sum:08x} and should be {:08x}", descriptor.payload_crc),
+        ));
     }
 }

@@ -69,7 +69,11 @@ pub(super) fn check(
     Ok(())
 }
 
-fn find_segments(source: &Source<'_>, front: &Front, report: &mut Report) -> Result<BTreeMap<u64, Segment>, Error> {
+fn find_segments(
+    source: &Source<'_>,
+    front: &Front,
+    report: &mut Report,
+) -> Result<BTreeMap<u64, Segment>, Error> {
     let mut segments: BTreeMap<u64, Segment> = BTreeMap::new();
     let mut unknown = Vec::new();
     let first = front.superblock.portions[0].first_sequence.get();
@@ -109,7 +113,8 @@ fn told_by_content(source: &Source<'_>, front: &Front, slot: u32) -> Result<Opti
         return Ok(Some(seal.sequence.get()));
     }
     let bytes = source.read(front.segment_offset(slot) + BLOCK, BATCH_HEADER_BYTES)?;
-    let header = BatchHeader::read_from_bytes(&bytes).ok().filter(|_| see(&bytes, magic::BATCH).fault().is_none());
+    let header =
+        BatchHeader::read_from_bytes(&bytes).ok().filter(|_| see(&bytes, magic::BATCH).fault().is_none());
     let ours = header.filter(|header| header.journal_id == front.superblock.journal_id);
     Ok(ours.map(|header| header.segment_sequence.get()))
 }
@@ -148,7 +153,8 @@ impl Checker<'_> {
     }
 
     fn segment_header(&mut self, offset: u64, header: &SegmentHeader, report: &mut Report) {
-        let mut wrong = |what: String| report.finding(offset, format!("header of segment {}: {what}", header.sequence));
+        let mut wrong =
+            |what: String| report.finding(offset, format!("header of segment {}: {what}", header.sequence));
         if self.next == 0 {
             self.next = header.first_batch.get();
         }
@@ -173,13 +179,17 @@ impl Checker<'_> {
         let Some(claim) = self.claim_beyond(sequence)? else {
             self.done = true;
             if let Some(later) = later {
-                let what = format!("segment {later} was being written, and segment {sequence} never got there");
+                let what =
+                    format!("segment {later} was being written, and segment {sequence} never got there");
                 let slot = self.segments[&later].slot;
                 report.torn_tail = Some(Finding { offset: self.front.segment_offset(slot), what });
             }
             return Ok(sequence);
         };
-        report.finding(self.front.superblock.segments_offset.get(), format!("segment {sequence} is missing: {claim}"));
+        report.finding(
+            self.front.superblock.segments_offset.get(),
+            format!("segment {sequence} is missing: {claim}"),
+        );
         (self.next, self.previous_crc, self.previous_digest) = (0, None, None);
         self.state.unsure = true;
         // Segments before the next that is there are missing too; one finding says it.
@@ -188,14 +198,23 @@ impl Checker<'_> {
     }
 
     /// Checks the batches of a segment. Returns where they end, from its start.
-    fn batches(&mut self, sequence: u64, start: u64, expected: &mut Expected, report: &mut Report) -> Result<u64, Error> {
+    fn batches(
+        &mut self,
+        sequence: u64,
+        start: u64,
+        expected: &mut Expected,
+        report: &mut Report,
+    ) -> Result<u64, Error> {
         let limit = start + self.front.segment_bytes() - BLOCK;
         let mut at = start + BLOCK;
         loop {
             let found = match limit.checked_sub(at) {
-                Some(room) if room >= BLOCK => {
-                    look(&self.source.read(at, BATCH_HEADER_BYTES)?, self.front.superblock.journal_id, sequence, room)
-                }
+                Some(room) if room >= BLOCK => look(
+                    &self.source.read(at, BATCH_HEADER_BYTES)?,
+                    self.front.superblock.journal_id,
+                    sequence,
+                    room,
+                ),
                 _ => return Ok(at - start),
             };
             let fault = match found {
@@ -280,7 +299,7 @@ impl Checker<'_> {
             let unclean = session.previous_end.get() == layout::journal_file::previous_end::UNCLEAN;
             report.unclean_sessions += u64::from(unclean);
         }
-        self.state.batch(at, header, parts.start.as_ref(), &parts.ports, &parts.records, self.front, report);
+        self.state.batch(at, header, parts, self.front, report);
         expected.batch(at - start, header, &parts.head, &parts.records, &parts.places, self.front);
         if header.flags.get() & batch_flags::SESSION_END != 0 && header.descriptors.get() != 0 {
             report.finding(at, format!("batch {}: records in the end of a session", header.sequence));
@@ -297,7 +316,8 @@ impl Checker<'_> {
                 && note.timestamp == header.last_timestamp
                 && note.session == header.session;
             if !same {
-                report.finding(at, format!("batch {}: the durability note tells of another", header.sequence));
+                report
+                    .finding(at, format!("batch {}: the durability note tells of another", header.sequence));
             }
         }
         report.durable_order = self.front.notes.iter().map(|note| note.order.get()).max().unwrap_or(0);
@@ -346,7 +366,9 @@ impl Checker<'_> {
     fn torn(&mut self, offset: u64, what: String, report: &mut Report) {
         self.done = true;
         if self.front.note_damaged {
-            let what = format!("{what}; whether it had been reported durable can't be told, a durability note is damaged");
+            let what = format!(
+                "{what}; whether it had been reported durable can't be told, a durability note is damaged"
+            );
             report.finding(offset, what);
         } else {
             report.torn_tail = Some(Finding { offset, what });
@@ -360,7 +382,8 @@ impl Checker<'_> {
     fn next_segment_follows(&self, sequence: u64) -> bool {
         let next = self.segments.get(&(sequence + 1)).and_then(|segment| segment.header.as_ref());
         next.is_some_and(|(header, _)| {
-            header.first_batch.get() == self.next && Some(header.previous_batch_crc.get()) == self.previous_crc
+            header.first_batch.get() == self.next
+                && Some(header.previous_batch_crc.get()) == self.previous_crc
         })
     }
 
@@ -391,7 +414,9 @@ impl Checker<'_> {
                 self.previous_digest = Some(seal.digest);
             }
             // The last segment is not sealed yet.
-            None if expected.incomplete && self.segments.range(sequence + 1..).next().is_none() => self.done = true,
+            None if expected.incomplete && self.segments.range(sequence + 1..).next().is_none() => {
+                self.done = true
+            }
             None if !expected.incomplete && self.claim_beyond(sequence + 1)?.is_none() => self.done = true,
             None => {
                 report.finding(place, format!("seal of segment {sequence}: damaged or missing"));
@@ -441,7 +466,9 @@ impl Checker<'_> {
         for (offset, header) in self.later_headers(sequence, at)? {
             if header.durable_up_to.get() >= self.next {
                 let (batch, known) = (header.sequence, header.durable_up_to);
-                return Ok(Some(format!("batch {batch} at offset {offset} knows batch {known} to be durable")));
+                return Ok(Some(format!(
+                    "batch {batch} at offset {offset} knows batch {known} to be durable"
+                )));
             }
         }
         self.claim_beyond(sequence + 1)
@@ -458,7 +485,9 @@ impl Checker<'_> {
             if known >= self.next {
                 return Ok(Some(format!("segment {sequence} knows batch {known} to be durable")));
             }
-            for (_, header) in self.later_headers(*sequence, self.front.segment_offset(segment.slot) + BLOCK)? {
+            for (_, header) in
+                self.later_headers(*sequence, self.front.segment_offset(segment.slot) + BLOCK)?
+            {
                 if header.durable_up_to.get() >= self.next {
                     let known = header.durable_up_to;
                     return Ok(Some(format!("batch {} knows batch {known} to be durable", header.sequence)));

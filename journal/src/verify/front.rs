@@ -126,7 +126,10 @@ fn senseless(s: &Superblock) -> Option<String> {
         (segment.is_power_of_two(), "segments are no power of two"),
         ((MINIMUM_SEGMENT_BYTES..=MAXIMUM_SEGMENT_BYTES).contains(&segment), "size of a segment"),
         (count >= MINIMUM_SEGMENTS, "too few segments"),
-        (table >= BLOCK_BYTES as u64 && table % BLOCK_BYTES as u64 == 0 && table <= segment / 4, "size of the tables"),
+        (
+            table >= BLOCK_BYTES as u64 && table % BLOCK_BYTES as u64 == 0 && table <= segment / 4,
+            "size of the tables",
+        ),
         (s.segments_offset.get() == TABLES_OFFSET + 2 * table.min(1 << 40), "place of the segments"),
         (
             u128::from(s.file_bytes.get())
@@ -136,7 +139,10 @@ fn senseless(s: &Superblock) -> Option<String> {
         (received.role == role::RECEIVED && received.first_sequence.get() > 0, "received portion"),
         (s.journal_id != [0; 16], "identity"),
     ];
-    rules.iter().find(|(holds, _)| !holds).map(|(_, what)| format!("its CRC is right and this makes no sense: {what}"))
+    rules
+        .iter()
+        .find(|(holds, _)| !holds)
+        .map(|(_, what)| format!("its CRC is right and this makes no sense: {what}"))
 }
 
 fn notes(source: &Source<'_>, superblock: &Superblock, report: &mut Report) -> Result<Vec<Note>, Error> {
@@ -171,7 +177,11 @@ fn notes(source: &Source<'_>, superblock: &Superblock, report: &mut Report) -> R
 
 type PortsAndVolumes = (BTreeMap<u8, u16>, Vec<u16>);
 
-fn tables(source: &Source<'_>, superblock: &Superblock, report: &mut Report) -> Result<PortsAndVolumes, Error> {
+fn tables(
+    source: &Source<'_>,
+    superblock: &Superblock,
+    report: &mut Report,
+) -> Result<PortsAndVolumes, Error> {
     let mut best: Option<(u64, PortsAndVolumes)> = None;
     let mut contents: Vec<Vec<u8>> = Vec::new();
     for copy in 0..2 {
@@ -198,7 +208,8 @@ fn tables(source: &Source<'_>, superblock: &Superblock, report: &mut Report) -> 
         }
     }
     if let [a, b] = &contents[..] {
-        let generation = |bytes: &[u8]| TablesHeader::read_from_prefix(bytes).map_or(0, |(h, _)| h.generation.get());
+        let generation =
+            |bytes: &[u8]| TablesHeader::read_from_prefix(bytes).map_or(0, |(h, _)| h.generation.get());
         let (x, y) = (generation(a), generation(b));
         if (x != y && x != y.wrapping_add(1)) || (x == y && a != b) {
             report.finding(TABLES_OFFSET, format!("tables: their copies differ (generations {x} and {y})"));
@@ -207,7 +218,10 @@ fn tables(source: &Source<'_>, superblock: &Superblock, report: &mut Report) -> 
     let (generation, parsed) = best.unwrap_or_default();
     if generation < superblock.table_generation.get() {
         let known = superblock.table_generation;
-        report.finding(TABLES_OFFSET, format!("tables: of generation {generation}, and the superblock knows {known}"));
+        report.finding(
+            TABLES_OFFSET,
+            format!("tables: of generation {generation}, and the superblock knows {known}"),
+        );
     }
     Ok(parsed)
 }
@@ -226,7 +240,8 @@ pub(super) fn check_tables(bytes: &[u8], journal_id: [u8; 16]) -> Result<(u64, P
     }
     let mut parsed = PortsAndVolumes::default();
     for _ in 0..header.sections.get() {
-        let (head, after) = SectionHeader::read_from_prefix(rest).map_err(|_| "a section runs over the end".to_owned())?;
+        let (head, after) =
+            SectionHeader::read_from_prefix(rest).map_err(|_| "a section runs over the end".to_owned())?;
         let size = head.row_bytes.get() as usize;
         let end = size.checked_mul(head.rows.get() as usize).filter(|end| *end <= after.len());
         let (rows, next) = after.split_at(end.ok_or("a section runs over the end")?);
@@ -239,12 +254,16 @@ pub(super) fn check_tables(bytes: &[u8], journal_id: [u8; 16]) -> Result<(u64, P
     Ok((header.generation.get(), parsed))
 }
 
-fn rows<R: FromBytes + KnownLayout + Immutable + Unaligned>(head: &SectionHeader, bytes: &[u8]) -> Result<Vec<R>, String> {
+fn rows<R: FromBytes + KnownLayout + Immutable + Unaligned>(
+    head: &SectionHeader,
+    bytes: &[u8],
+) -> Result<Vec<R>, String> {
     let size = head.row_bytes.get() as usize;
     if size < size_of::<R>() {
         return Err(format!("rows of section {} have {size} bytes", head.kind));
     }
-    let parse = |row| R::read_from_prefix(row).map(|(row, _)| row).map_err(|_| "a row is too short".to_owned());
+    let parse =
+        |row| R::read_from_prefix(row).map(|(row, _)| row).map_err(|_| "a row is too short".to_owned());
     bytes.chunks_exact(size).map(parse).collect()
 }
 
@@ -252,7 +271,9 @@ fn check_section(head: &SectionHeader, bytes: &[u8], parsed: &mut PortsAndVolume
     match head.kind.get() {
         section::VOLUMES => {
             for row in rows::<VolumeRow>(head, bytes)? {
-                if ![volume_kind::AOE, volume_kind::NBD].contains(&row.kind) || parsed.1.contains(&row.index.get()) {
+                if ![volume_kind::AOE, volume_kind::NBD].contains(&row.kind)
+                    || parsed.1.contains(&row.index.get())
+                {
                     return Err(format!("volume {}: unknown kind, or there twice", row.index));
                 }
                 parsed.1.push(row.index.get());

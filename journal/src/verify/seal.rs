@@ -132,7 +132,8 @@ impl Expected {
 
 /// The intact seal of a segment, if there is one.
 pub(super) fn find(source: &Source<'_>, front: &Front, slot: u32) -> Result<Option<SealHeader>, Error> {
-    let block = source.read(front.segment_offset(slot) + front.segment_bytes() - BLOCK_BYTES as u64, BLOCK_BYTES)?;
+    let block =
+        source.read(front.segment_offset(slot) + front.segment_bytes() - BLOCK_BYTES as u64, BLOCK_BYTES)?;
     if see(&block, magic::SEAL).fault().is_some() {
         return Ok(None);
     }
@@ -163,7 +164,8 @@ pub(super) fn check(
 ) -> Result<(), Error> {
     let segment = front.segment_offset(seal.slot.get());
     let place = segment + front.segment_bytes() - BLOCK_BYTES as u64;
-    let mut wrong = |at: u64, what: &str| report.finding(at, format!("seal of segment {}: {what}", seal.sequence));
+    let mut wrong =
+        |at: u64, what: &str| report.finding(at, format!("seal of segment {}: {what}", seal.sequence));
     let (index, tables) = (u64::from(seal.index_offset.get()), u64::from(seal.tables_offset.get()));
     let tables_bytes = u64::from(seal.tables_bytes.get());
     let limit = front.segment_bytes() - BLOCK_BYTES as u64;

@@ -1,5 +1,6 @@
 //! What has to hold from batch to batch: orders, stamps, watermarks, numbers, sessions, gaps.
 
+use super::batch::Parts;
 use super::front::Front;
 use super::Report;
 use layout::entry::{flags, EntryHeader, Gap, GapReason, Kind, Updated};
@@ -39,14 +40,13 @@ impl State {
         &mut self,
         offset: u64,
         header: &BatchHeader,
-        start: Option<&SessionStart>,
-        ports: &[PortState],
-        records: &[(EntryHeader, Kind, Vec<u8>)],
+        parts: &Parts,
         front: &Front,
         report: &mut Report,
     ) {
+        let Parts { start, ports, records, .. } = parts;
         let mut wrong = |what: String| report.finding(offset, format!("batch {}: {what}", header.sequence));
-        for what in self.session_rules(header, start, front) {
+        for what in self.session_rules(header, start.as_ref(), front) {
             wrong(what);
         }
         if !self.unsure && header.first_order.get() != self.order + 1 {
@@ -63,13 +63,21 @@ impl State {
         self.timestamps(offset, header, records, report);
         self.port_table(offset, header, ports, &last, front, report);
         self.ended = header.flags.get() & batch_flags::SESSION_END != 0;
-        if self.ended && (header.flags.get() & batch_flags::GAP_PENDING != 0) == self.owed.is_empty() && !self.ports.is_empty() {
+        if self.ended
+            && (header.flags.get() & batch_flags::GAP_PENDING != 0) == self.owed.is_empty()
+            && !self.ports.is_empty()
+        {
             report.finding(offset, format!("batch {}: its flag of a pending gap is wrong", header.sequence));
         }
         self.unsure = false;
     }
 
-    fn session_rules(&mut self, header: &BatchHeader, start: Option<&SessionStart>, front: &Front) -> Vec<String> {
+    fn session_rules(
+        &mut self,
+        header: &BatchHeader,
+        start: Option<&SessionStart>,
+        front: &Front,
+    ) -> Vec<String> {
         let mut wrong = Vec::new();
         let session = header.session.get();
         if session > front.superblock.session.get() {
@@ -134,7 +142,9 @@ impl State {
         if let Some(state) = last.get_mut(&port).filter(|_| !self.unsure) {
             let delivered = state.delivered.get();
             if stamp < delivered || (stamp == delivered && kind != Kind::Gap) {
-                wrong.push(format!("a {kind} of port {port} stamped {stamp}, after its watermark {delivered}"));
+                wrong.push(format!(
+                    "a {kind} of port {port} stamped {stamp}, after its watermark {delivered}"
+                ));
             }
             state.delivered = delivered.max(stamp).into();
         }
@@ -151,7 +161,10 @@ impl State {
                     self.pending.insert((arbiter, number));
                 }
                 if !front.volumes.contains(&record.volume.get()) {
-                    wrong.push(format!("order:{} names volume {}, which is not in the table", self.order, record.volume));
+                    wrong.push(format!(
+                        "order:{} names volume {}, which is not in the table",
+                        self.order, record.volume
+                    ));
                 }
             }
             Kind::Completion => {
@@ -159,7 +172,9 @@ impl State {
                 let late = record.flags.get() & flags::LATE != 0;
                 let known = self.pending.remove(&(arbiter, number));
                 if !known && !late && !self.unsure && !self.gapped.contains(&port) {
-                    wrong.push(format!("a completion of number {number} of port {port}, which is not pending"));
+                    wrong.push(format!(
+                        "a completion of number {number} of port {port}, which is not pending"
+                    ));
                 }
             }
             Kind::Gap => report.gaps += 1,
@@ -182,7 +197,13 @@ impl State {
         }
     }
 
-    fn timestamps(&mut self, offset: u64, header: &BatchHeader, records: &[(EntryHeader, Kind, Vec<u8>)], report: &mut Report) {
+    fn timestamps(
+        &mut self,
+        offset: u64,
+        header: &BatchHeader,
+        records: &[(EntryHeader, Kind, Vec<u8>)],
+        report: &mut Report,
+    ) {
         let (mut first, mut last) = (self.timestamp, self.timestamp);
         for (index, (record, ..)) in records.iter().enumerate() {
             let stamp = record.timestamp.get();
@@ -198,7 +219,10 @@ impl State {
             (first, last) = (header.first_timestamp.get(), header.last_timestamp.get());
         }
         if (header.first_timestamp.get(), header.last_timestamp.get()) != (first, last) {
-            report.finding(offset, format!("batch {}: its stamps are not those of its records", header.sequence));
+            report.finding(
+                offset,
+                format!("batch {}: its stamps are not those of its records", header.sequence),
+            );
         }
         self.timestamp = last;
     }

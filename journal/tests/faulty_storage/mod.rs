@@ -154,7 +154,7 @@ impl Storage for FaultyStorage {
     fn write_durable_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
         let length = self.write_at(bytes, offset)?;
         let mut state = self.0.lock().unwrap();
-        let written = state.unsynced.pop().map(|(at, bytes)| (at, bytes));
+        let written = state.unsynced.pop();
         if let Some((at, bytes)) = written {
             state.durable[at..at + bytes.len()].copy_from_slice(&bytes);
         }

@@ -1,0 +1,115 @@
+//! Appending 4 KiB entries, against a plain sequential write of as many bytes in the same run.
+//!
+//! `cargo run --release -p journal --example append_speed -- DIRECTORY [MIB]`
+
+use journal::{CreateOptions, Delivered, Journal, Port, PortKind, Record, Volume};
+use layout::entry::{EntryHeader, Kind};
+use std::error::Error;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+const ENTRY_BYTES: usize = 4096;
+/// Entries of one append: what a drain of a port brings.
+const ENTRIES_A_CALL: usize = 64;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut arguments = std::env::args().skip(1);
+    let directory = PathBuf::from(arguments.next().unwrap_or_else(|| ".".into()));
+    let mib: usize = arguments.next().map_or(Ok(512), |text| text.parse())?;
+    let data: Vec<u8> = (0..1 << 22).map(|i: u32| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let mut ratios = Vec::new();
+    for turn in 0..5 {
+        let plain = plain_write(&directory.join("plain"), &data, mib)?;
+        let (journal, cpu) = append(&directory.join("journal"), &data, mib)?;
+        let rate = |time: Duration| mib as f64 / time.as_secs_f64();
+        let ratio = rate(journal) / rate(plain);
+        println!(
+            "turn {turn}: plain {:.0} MiB/s, append {:.0} MiB/s, ratio {ratio:.2}, {:.3} CPU s/GiB in append",
+            rate(plain),
+            rate(journal),
+            cpu.as_secs_f64() / mib as f64 * 1024.0
+        );
+        ratios.push(ratio);
+    }
+    ratios.sort_by(f64::total_cmp);
+    println!(
+        "append / plain sequential write: median {:.2} of {} turns",
+        ratios[ratios.len() / 2],
+        ratios.len()
+    );
+    Ok(())
+}
+
+/// A preallocated file, written from front to back in pieces of 1 MiB, then made durable.
+fn plain_write(path: &Path, data: &[u8], mib: usize) -> Result<Duration, Box<dyn Error>> {
+    let _ = std::fs::remove_file(path);
+    let mut file = File::create(path)?;
+    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, (mib as u64) << 20)?;
+    let begin = Instant::now();
+    for piece in 0..mib {
+        let at = (piece << 20) % data.len();
+        file.write_all(&data[at..at + (1 << 20)])?;
+    }
+    file.sync_data()?;
+    let time = begin.elapsed();
+    std::fs::remove_file(path)?;
+    Ok(time)
+}
+
+fn append(path: &Path, data: &[u8], mib: usize) -> Result<(Duration, Duration), Box<dyn Error>> {
+    let _ = std::fs::remove_file(path);
+    let options = CreateOptions {
+        bytes: Some(((mib * 5 / 4 + 64) as u64) << 20),
+        segment_bytes: None,
+        volumes: vec![Volume::aoe(0, 1, 1, 1 << 32)],
+        ports: vec![Port { port: 0, kind: PortKind::Software, arbiter: 0, name: "bench".into() }],
+        writer: "append_speed".into(),
+    };
+    let mut journal = Journal::create(path, &options)?;
+    // Headers come sealed from the port: making them is not the journal's work.
+    let entries = (mib << 20) / ENTRY_BYTES;
+    let headers: Vec<EntryHeader> = (0..entries).map(|index| header(index, data)).collect();
+    let (begin, cpu) = (Instant::now(), cpu_time());
+    for (call, headers) in headers.chunks(ENTRIES_A_CALL).enumerate() {
+        let records: Vec<Record<'_>> = headers
+            .iter()
+            .enumerate()
+            .map(|(index, header)| Record::new(*header, payload(call * ENTRIES_A_CALL + index, data)))
+            .collect();
+        let timestamp = records.last().map_or(0, |record| record.header.timestamp.get());
+        journal.append(&records, &[Delivered { port: 0, timestamp }])?;
+    }
+    journal.sync()?;
+    let times = (begin.elapsed(), cpu_time() - cpu);
+    journal.close()?;
+    std::fs::remove_file(path)?;
+    Ok(times)
+}
+
+fn payload(index: usize, data: &[u8]) -> &[u8] {
+    let at = index * ENTRY_BYTES % data.len();
+    &data[at..at + ENTRY_BYTES]
+}
+
+fn header(index: usize, data: &[u8]) -> EntryHeader {
+    let mut header = EntryHeader::new(Kind::After);
+    header.timestamp = (1_700_000_000_000_000_000 + 1000 * index as u64).into();
+    header.number = (index as u64 + 1).into();
+    header.sequence = (index as u64).into();
+    header.volume = 0.into();
+    header.sectors = ((ENTRY_BYTES / 512) as u16).into();
+    header.set_lba(index as u64 * 8);
+    header.seal(payload(index, data));
+    header
+}
+
+/// User and system time of this process.
+fn cpu_time() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
+    let ticks: u64 = [11, 12].iter().filter_map(|at| fields.get(*at)?.parse::<u64>().ok()).sum();
+    // USER_HZ is 100 on every Linux that this runs on.
+    Duration::from_millis(ticks * 10)
+}

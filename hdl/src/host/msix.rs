@@ -65,7 +65,7 @@ logic_block! {
         /// It is sent (strobe).
         pub sent: Signal<In, bool>,
 
-        table: Ram<32, 5>,
+        table_words: Ram<32, 5>,
         step: Dff<Step>,
         vector: Dff<Bits<3>>,
         raised: Dff<Bits<P>>,
@@ -114,7 +114,7 @@ impl<const P: usize> Msix<P> {
             message_data: Default::default(),
             begun: Default::default(),
             sent: Default::default(),
-            table: Default::default(),
+            table_words: Default::default(),
             step: Default::default(),
             vector: Default::default(),
             raised: Default::default(),
@@ -151,11 +151,11 @@ impl<const P: usize> Logic for Msix<P> {
     #[hdl_gen]
     fn update(&mut self) {
         dff_setup!(self, clock, step, vector, raised, masked, resting, period, target, data);
-        self.table.read_clock.next = self.clock.val();
-        self.table.write_clock.next = self.clock.val();
-        self.table.write_enable.next = false;
-        self.table.write_address.next = bits::<5>(0);
-        self.table.write_data.next = bits::<32>(0);
+        self.table_words.read_clock.next = self.clock.val();
+        self.table_words.write_clock.next = self.clock.val();
+        self.table_words.write_enable.next = false;
+        self.table_words.write_address.next = bits::<5>(0);
+        self.table_words.write_data.next = bits::<32>(0);
         self.message_address.next = self.target.q.val();
         self.message_data.next = self.data.q.val();
         self.message.next = false;
@@ -171,9 +171,9 @@ impl<const P: usize> Logic for Msix<P> {
             }
             if self.set_word.val().get_bits::<4>(5) == 8 {
                 self.table_write.next = true;
-                self.table.write_enable.next = true;
-                self.table.write_address.next = self.set_word.val().get_bits::<5>(0);
-                self.table.write_data.next = self.set_data.val();
+                self.table_words.write_enable.next = true;
+                self.table_words.write_address.next = self.set_word.val().get_bits::<5>(0);
+                self.table_words.write_data.next = self.set_data.val();
             }
         }
 
@@ -213,17 +213,17 @@ impl<const P: usize> Logic for Msix<P> {
             }
             Step::High => {
                 self.entry_word.next = bits::<2>(1);
-                self.target.d.next = bit_cast::<64, 32>(self.table.read_data.val());
+                self.target.d.next = bit_cast::<64, 32>(self.table_words.read_data.val());
                 self.step.d.next = Step::Data;
             }
             Step::Data => {
                 self.entry_word.next = bits::<2>(2);
                 self.target.d.next = bit_cast::<64, 32>(self.target.q.val().get_bits::<32>(0))
-                    | (bit_cast::<64, 32>(self.table.read_data.val()) << 32);
+                    | (bit_cast::<64, 32>(self.table_words.read_data.val()) << 32);
                 self.step.d.next = Step::Load;
             }
             Step::Load => {
-                self.data.d.next = self.table.read_data.val();
+                self.data.d.next = self.table_words.read_data.val();
                 self.step.d.next = Step::Ready;
             }
             Step::Ready => {
@@ -245,7 +245,7 @@ impl<const P: usize> Logic for Msix<P> {
                 }
             }
         }
-        self.table.read_address.next =
+        self.table_words.read_address.next =
             (bit_cast::<5, 3>(self.vector.q.val()) << 2) | bit_cast::<5, 2>(self.entry_word.val());
 
         for i in 0..P {

@@ -4,6 +4,7 @@
 //! way of [`schedule`] (when, and up to where), [`planner`] (in which writes), [`fetch`] (the words),
 //! [`transmitter`]; then the mailbox, then [`msix`].
 
+pub mod controls;
 pub mod fetch;
 pub mod msix;
 pub mod planner;
@@ -15,6 +16,7 @@ pub mod tick;
 pub mod transmitter;
 
 use crate::prelude::*;
+use controls::Controls;
 use fetch::Fetch;
 use msix::Msix;
 use planner::Planner;
@@ -151,6 +153,7 @@ logic_block! {
         ticker: Ticker,
         receiver: Receiver,
         registers: RegisterFile<P, H>,
+        controls: Controls<P>,
         schedule: Schedule<P, H>,
         planner: Planner<P, A, H>,
         fetch: Fetch<P, A>,
@@ -228,6 +231,7 @@ impl<const P: usize, const A: usize, const H: usize> Host<P, A, H> {
             ticker: Default::default(),
             receiver: Default::default(),
             registers: Default::default(),
+            controls: Default::default(),
             schedule: Default::default(),
             planner: Default::default(),
             fetch: Default::default(),
@@ -249,6 +253,7 @@ impl<const P: usize, const A: usize, const H: usize> Logic for Host<P, A, H> {
     fn update(&mut self) {
         self.ticker.clock.next = self.clock.val();
         self.receiver.clock.next = self.clock.val();
+        self.controls.clock.next = self.clock.val();
         self.registers.clock.next = self.clock.val();
         self.schedule.clock.next = self.clock.val();
         self.planner.clock.next = self.clock.val();
@@ -273,23 +278,29 @@ impl<const P: usize, const A: usize, const H: usize> Logic for Host<P, A, H> {
         self.receiver.taken.next = self.registers.taken.val();
 
         // Registers to the card.
-        self.writes_open.next = self.registers.writes_open.val();
-        self.time_enable.next = self.registers.time_enable.val();
-        self.time_set_value.next = self.registers.value.val();
-        self.time_set.next = self.registers.time_set.val();
-        self.stamp_floor.next = self.registers.value.val();
-        self.stamp_floor_set.next = self.registers.stamp_floor_set.val();
-        self.number_floor.next = self.registers.value.val();
-        self.number_floor_set.next = self.registers.number_floor_set.val();
-        self.hold.next = self.registers.hold.val();
-        self.retry.next = self.registers.retry.val();
-        self.unknown.next = self.registers.unknown.val();
-        self.quarantine.next = self.registers.quarantine.val();
+        self.controls.set_write.next = self.registers.set_write.val();
+        self.controls.set_word.next = self.registers.set_word.val();
+        self.controls.set_data.next = self.registers.set_data.val();
+        self.controls.set_high.next = self.registers.set_high.val();
+        self.controls.set_by_host.next = self.registers.set_by_host.val();
+        self.registers.control.next = self.controls.control.val();
+        self.writes_open.next = self.controls.control.val().get_bit(0);
+        self.time_enable.next = self.controls.control.val().get_bit(1);
+        self.time_set_value.next = self.controls.value.val();
+        self.time_set.next = self.controls.time_set.val();
+        self.stamp_floor.next = self.controls.value.val();
+        self.stamp_floor_set.next = self.controls.stamp_floor_set.val();
+        self.number_floor.next = self.controls.value.val();
+        self.number_floor_set.next = self.controls.number_floor_set.val();
+        self.hold.next = self.controls.hold.val();
+        self.retry.next = self.controls.retry.val();
+        self.unknown.next = self.controls.unknown.val();
+        self.quarantine.next = self.controls.quarantine.val();
         self.function_reset.next = self.registers.function_reset.val();
         self.card_reset.next = self.registers.card_reset.val();
-        self.volume_write.next = self.registers.volume_write.val();
-        self.volume_write_index.next = self.registers.volume_write_index.val();
-        self.volume_write_word.next = self.registers.value.val().get_bits::<32>(0);
+        self.volume_write.next = self.controls.volume_write.val();
+        self.volume_write_index.next = self.controls.volume_write_index.val();
+        self.volume_write_word.next = self.controls.value.val().get_bits::<32>(0);
         self.counter_address.next = self.registers.counter_address.val();
         self.source_address.next = self.registers.source_address.val();
 
@@ -304,8 +315,8 @@ impl<const P: usize, const A: usize, const H: usize> Logic for Host<P, A, H> {
             self.registers.last_number.next = self.last_number.val();
         }
         for i in 0..P {
-            self.port_volumes[i].next = self.registers.port_volumes[i].val();
-            self.durable_number[i].next = self.registers.durable_number[i].val();
+            self.port_volumes[i].next = self.controls.port_volumes[i].val();
+            self.durable_number[i].next = self.controls.durable_number[i].val();
             self.registers.ring_head[i].next = bits::<H>(0);
             self.registers.ring_tail[i].next = bits::<H>(0);
             self.registers.leaf_time[i].next = bits::<64>(0);

@@ -31,7 +31,6 @@ pub const COMPLETION_BITS: usize = 64 + REPLY_BITS + 3;
 // The kernel takes these places from bits of the offset.
 const _: () = assert!(PORT_BASE == 0x1000 && PORT_STRIDE == 0x400);
 const _: () = assert!(port::COUNTERS == 0x80 && port::SOURCE_TABLE == 0x100);
-const _: () = assert!(global::VOLUME_TABLE == 0x100);
 const _: () =
     assert!(layout::pcie::MSIX_TABLE_OFFSET == 0x8000 && layout::pcie::MSIX_PENDING_OFFSET == 0x9000);
 
@@ -75,6 +74,8 @@ logic_block! {
         pub set_data: Signal<Out, Bits<32>>,
         /// The upper half.
         pub set_high: Signal<Out, Bits<32>>,
+        /// The host writes it, not a reset.
+        pub set_by_host: Signal<Out, bool>,
         /// Registers are being reset.
         pub resetting: Signal<Out, bool>,
         /// A reset isn't over elsewhere.
@@ -90,39 +91,12 @@ logic_block! {
         /// On this port.
         pub acknowledged_port: Signal<Out, Bits<3>>,
 
-        /// CONTROL bit 0.
-        pub writes_open: Signal<Out, bool>,
-        /// CONTROL bit 1.
-        pub time_enable: Signal<Out, bool>,
-        /// What the strobes `time_set`, `stamp_floor_set`, `number_floor_set` and `volume_write` set.
-        pub value: Signal<Out, Bits<64>>,
-        /// TIME_SET.
-        pub time_set: Signal<Out, bool>,
-        /// STAMP_FLOOR.
-        pub stamp_floor_set: Signal<Out, bool>,
-        /// NUMBER_FLOOR.
-        pub number_floor_set: Signal<Out, bool>,
-        /// VOLUME_TABLE.
-        pub volume_write: Signal<Out, bool>,
-        /// Which word of it.
-        pub volume_write_index: Signal<Out, Bits<4>>,
-        /// HOLD.
-        pub hold: Signal<Out, Bits<32>>,
-        /// RETRY.
-        pub retry: Signal<Out, Bits<32>>,
-        /// UNKNOWN.
-        pub unknown: Signal<Out, Bits<32>>,
-        /// QUARANTINE.
-        pub quarantine: Signal<Out, Bits<32>>,
         /// COMMAND bit 0 (strobe).
         pub function_reset: Signal<Out, bool>,
         /// COMMAND bit 1 (strobe).
         pub card_reset: Signal<Out, bool>,
-        /// VOLUMES.
-        pub port_volumes: [Signal<Out, Bits<16>>; P],
-        /// DURABLE.
-        pub durable_number: [Signal<Out, Bits<64>>; P],
-
+        /// CONTROL bits 1:0.
+        pub control: Signal<In, Bits<2>>,
         /// Interrupts pending.
         pub pending: Signal<In, Bits<P>>,
         /// See `Host`.
@@ -176,17 +150,8 @@ logic_block! {
         latch: Dff<Bits<49>>,
         malformed_seen: Dff<bool>,
         announced_before: Dff<bool>,
-        control: Dff<Bits<2>>,
-        hold_time: Dff<Bits<32>>,
-        retry_time: Dff<Bits<32>>,
-        unknown_time: Dff<Bits<32>>,
-        quarantine_time: Dff<Bits<32>>,
-        new_value: Dff<Bits<64>>,
-        new_index: Dff<Bits<4>>,
-        // time_set, stamp_floor_set, number_floor_set, volume_write, function_reset, card_reset.
-        strobes: Dff<Bits<6>>,
-        volumes: [Dff<Bits<16>>; P],
-        durable: [Dff<Bits<64>>; P],
+        // Function reset, card reset.
+        strobes: Dff<Bits<2>>,
 
         port: Signal<Local, Bits<3>>,
         of_card: Signal<Local, bool>,
@@ -207,7 +172,6 @@ logic_block! {
         upper: Signal<Local, bool>,
         chosen: Signal<Local, Bits<32>>,
         level: Signal<Local, Bits<H>>,
-        set_port: Signal<Local, Bits<3>>,
         dws: Signal<Local, Bits<2>>,
         narrow: Signal<Local, Bits<32>>,
         wide: Signal<Local, Bits<64>>,
@@ -225,15 +189,6 @@ logic_block! {
 
         word_control: Constant<Bits<9>>,
         word_command: Constant<Bits<9>>,
-        word_time_set: Constant<Bits<9>>,
-        word_stamp_floor: Constant<Bits<9>>,
-        word_number_floor: Constant<Bits<9>>,
-        word_hold: Constant<Bits<9>>,
-        word_retry: Constant<Bits<9>>,
-        word_unknown: Constant<Bits<9>>,
-        word_quarantine: Constant<Bits<9>>,
-        port_word_volumes: Constant<Bits<4>>,
-        port_word_durable: Constant<Bits<4>>,
         port_word_consumed: Constant<Bits<4>>,
         at_status: Constant<Bits<9>>,
         at_time_now: Constant<Bits<9>>,
@@ -273,6 +228,7 @@ impl<const P: usize, const H: usize> RegisterFile<P, H> {
             set_word: Default::default(),
             set_data: Default::default(),
             set_high: Default::default(),
+            set_by_host: Default::default(),
             resetting: Default::default(),
             busy: Default::default(),
             announced: Default::default(),
@@ -280,22 +236,8 @@ impl<const P: usize, const H: usize> RegisterFile<P, H> {
             announced_bytes: Default::default(),
             acknowledged: Default::default(),
             acknowledged_port: Default::default(),
-            writes_open: Default::default(),
-            time_enable: Default::default(),
-            value: Default::default(),
-            time_set: Default::default(),
-            stamp_floor_set: Default::default(),
-            number_floor_set: Default::default(),
-            volume_write: Default::default(),
-            volume_write_index: Default::default(),
-            hold: Default::default(),
-            retry: Default::default(),
-            unknown: Default::default(),
-            quarantine: Default::default(),
             function_reset: Default::default(),
             card_reset: Default::default(),
-            port_volumes: array::from_fn(|_| Default::default()),
-            durable_number: array::from_fn(|_| Default::default()),
             pending: Default::default(),
             ring_head: array::from_fn(|_| Default::default()),
             ring_tail: array::from_fn(|_| Default::default()),
@@ -328,15 +270,7 @@ impl<const P: usize, const H: usize> RegisterFile<P, H> {
             malformed_seen: Default::default(),
             announced_before: Default::default(),
             control: Default::default(),
-            hold_time: Default::default(),
-            retry_time: Default::default(),
-            unknown_time: Default::default(),
-            quarantine_time: Default::default(),
-            new_value: Default::default(),
-            new_index: Default::default(),
             strobes: Default::default(),
-            volumes: array::from_fn(|_| Default::default()),
-            durable: array::from_fn(|_| Default::default()),
             port: Default::default(),
             of_card: Default::default(),
             of_port: Default::default(),
@@ -356,7 +290,6 @@ impl<const P: usize, const H: usize> RegisterFile<P, H> {
             upper: Default::default(),
             chosen: Default::default(),
             level: Default::default(),
-            set_port: Default::default(),
             dws: Default::default(),
             narrow: Default::default(),
             wide: Default::default(),
@@ -374,15 +307,6 @@ impl<const P: usize, const H: usize> RegisterFile<P, H> {
             map: RegisterMap::new(P, H + 5),
             word_control: word(global::CONTROL),
             word_command: word(global::COMMAND),
-            word_time_set: word(global::TIME_SET),
-            word_stamp_floor: word(global::STAMP_FLOOR),
-            word_number_floor: word(global::NUMBER_FLOOR),
-            word_hold: word(global::HOLD),
-            word_retry: word(global::RETRY),
-            word_unknown: word(global::UNKNOWN),
-            word_quarantine: word(global::QUARANTINE),
-            port_word_volumes: port_word(port::VOLUMES),
-            port_word_durable: port_word(port::DURABLE),
             port_word_consumed: port_word(port::CONSUMED),
             at_status: at(global::STATUS),
             at_time_now: at(global::TIME_NOW),
@@ -423,23 +347,8 @@ impl<const P: usize, const H: usize> Logic for RegisterFile<P, H> {
             latch,
             malformed_seen,
             announced_before,
-            control,
-            hold_time,
-            retry_time,
-            unknown_time,
-            quarantine_time,
-            new_value,
-            new_index,
             strobes
         );
-        for i in 0..P {
-            self.volumes[i].clock.next = self.clock.val();
-            self.volumes[i].d.next = self.volumes[i].q.val();
-            self.port_volumes[i].next = self.volumes[i].q.val();
-            self.durable[i].clock.next = self.clock.val();
-            self.durable[i].d.next = self.durable[i].q.val();
-            self.durable_number[i].next = self.durable[i].q.val();
-        }
         self.map.clock.next = self.clock.val();
         self.store.read_clock.next = self.clock.val();
         self.store.write_clock.next = self.clock.val();
@@ -452,21 +361,9 @@ impl<const P: usize, const H: usize> Logic for RegisterFile<P, H> {
         self.completions.data.next = bits::<115>(0);
         self.completion.next = self.completions.front.val();
         self.completion_filled.next = self.completions.filled.val();
-        self.writes_open.next = self.control.q.val().get_bit(0);
-        self.time_enable.next = self.control.q.val().get_bit(1);
-        self.hold.next = self.hold_time.q.val();
-        self.retry.next = self.retry_time.q.val();
-        self.unknown.next = self.unknown_time.q.val();
-        self.quarantine.next = self.quarantine_time.q.val();
-        self.value.next = self.new_value.q.val();
-        self.volume_write_index.next = self.new_index.q.val();
-        self.strobes.d.next = bits::<6>(0);
-        self.time_set.next = self.strobes.q.val().get_bit(0);
-        self.stamp_floor_set.next = self.strobes.q.val().get_bit(1);
-        self.number_floor_set.next = self.strobes.q.val().get_bit(2);
-        self.volume_write.next = self.strobes.q.val().get_bit(3);
-        self.function_reset.next = self.strobes.q.val().get_bit(4);
-        self.card_reset.next = self.strobes.q.val().get_bit(5);
+        self.strobes.d.next = bits::<2>(0);
+        self.function_reset.next = self.strobes.q.val().get_bit(0);
+        self.card_reset.next = self.strobes.q.val().get_bit(1);
         self.announced_before.d.next = self.announced.val();
         self.resetting.next = self.step.q.val() == Step::Reset;
         self.gathering.next = self.step.q.val() == Step::Gather;
@@ -476,6 +373,7 @@ impl<const P: usize, const H: usize> Logic for RegisterFile<P, H> {
         self.set_word.next = bits::<9>(0);
         self.set_data.next = bits::<32>(0);
         self.set_high.next = bits::<32>(0);
+        self.set_by_host.next = false;
         self.acknowledged.next = false;
         self.acknowledged_port.next = bits::<3>(0);
         self.store.write_enable.next = false;
@@ -537,7 +435,6 @@ impl<const P: usize, const H: usize> Logic for RegisterFile<P, H> {
         self.walking.next = bits::<9>(0);
         self.count_before.next = bits::<10>(0);
         self.whole.next = bits::<64>(0);
-        self.set_port.next = bits::<3>(0);
         self.dws.next = bits::<2>(0);
         self.narrow.next = bits::<32>(0);
         self.wide.next = bits::<64>(0);
@@ -567,7 +464,7 @@ impl<const P: usize, const H: usize> Logic for RegisterFile<P, H> {
                 if self.walked.val() == self.word_control.val() {
                     // The time base goes on over a function reset; writes are closed.
                     if self.partial.q.val() {
-                        self.chosen.next = bit_cast::<32, 2>(self.control.q.val() & 2);
+                        self.chosen.next = bit_cast::<32, 2>(self.control.val() & 2);
                     }
                 }
                 if self.count.q.val() != 0 {
@@ -632,6 +529,7 @@ impl<const P: usize, const H: usize> Logic for RegisterFile<P, H> {
                             self.store.write_address.next = self.waiting.val();
                         } else {
                             self.set_write.next = true;
+                            self.set_by_host.next = true;
                             self.set_word.next = self.word.val();
                             self.set_data.next = self.data.val();
                             self.set_high.next = self.high.q.val();
@@ -649,7 +547,7 @@ impl<const P: usize, const H: usize> Logic for RegisterFile<P, H> {
                     // A 32-bit register is shown in both halves, wherever it stands.
                     if self.of_card.val() {
                         if (self.offset.q.val().get_bits::<9>(0)) == self.at_status.val() {
-                            self.narrow.next = bit_cast::<32, 2>(self.control.q.val())
+                            self.narrow.next = bit_cast::<32, 2>(self.control.val())
                                 | (bit_cast::<32, 1>(self.malformed_seen.q.val().into()) << 2);
                         }
                         if (self.offset.q.val().get_bits::<9>(0) & 0x1F8) == self.at_time_now.val() {
@@ -776,75 +674,30 @@ impl<const P: usize, const H: usize> Logic for RegisterFile<P, H> {
         }
 
         // What takes effect here.
-        if self.set_write.val() {
+        if self.set_by_host.val() {
             self.whole.next =
                 bit_cast::<64, 32>(self.set_data.val()) | (bit_cast::<64, 32>(self.set_high.val()) << 32);
-            if self.set_word.val() == self.word_control.val() {
-                self.control.d.next = self.set_data.val().get_bits::<2>(0);
+            // What was announced this very cycle or the one before isn't in `produced` yet.
+            if (self.set_word.val().get_bits::<2>(7) == 1)
+                & (self.set_word.val().get_bits::<4>(0) == self.port_word_consumed.val())
+                & (self.produced.read_data.val() == self.whole.val())
+                & !self.announced.val()
+                & !self.announced_before.q.val()
+            {
+                self.acknowledged.next = true;
+                self.acknowledged_port.next = self.port.val();
             }
-            if self.set_word.val() == self.word_hold.val() {
-                self.hold_time.d.next = self.set_data.val();
-            }
-            if self.set_word.val() == self.word_retry.val() {
-                self.retry_time.d.next = self.set_data.val();
-            }
-            if self.set_word.val() == self.word_unknown.val() {
-                self.unknown_time.d.next = self.set_data.val();
-            }
-            if self.set_word.val() == self.word_quarantine.val() {
-                self.quarantine_time.d.next = self.set_data.val();
-            }
-            if self.set_word.val().get_bits::<2>(7) == 1 {
-                self.set_port.next = self.set_word.val().get_bits::<3>(4);
-                for i in 0..P {
-                    if self.set_port.val() == i.to_bits::<3>() {
-                        if self.set_word.val().get_bits::<4>(0) == self.port_word_volumes.val() {
-                            self.volumes[i].d.next = self.set_data.val().get_bits::<16>(0);
-                        }
-                        if self.set_word.val().get_bits::<4>(0) == self.port_word_durable.val() {
-                            self.durable[i].d.next = self.whole.val();
-                        }
-                    }
+            if self.set_word.val() == self.word_command.val() {
+                if self.set_data.val().get_bits::<2>(0) != 0 {
+                    self.taken.next = true;
+                    self.step.d.next = Step::Reset;
+                    self.count.d.next = bits::<10>(0);
+                    self.partial.d.next = true;
+                    self.strobes.d.next = bits::<2>(1);
                 }
-            }
-            if self.step.q.val() == Step::Gather {
-                self.new_value.d.next = self.whole.val();
-                self.new_index.d.next = self.set_word.val().get_bits::<4>(0);
-                // The time base can be set while it stands.
-                if (self.set_word.val() == self.word_time_set.val()) & !self.control.q.val().get_bit(1) {
-                    self.strobes.d.next = bits::<6>(1);
-                }
-                if self.set_word.val() == self.word_stamp_floor.val() {
-                    self.strobes.d.next = bits::<6>(2);
-                }
-                if self.set_word.val() == self.word_number_floor.val() {
-                    self.strobes.d.next = bits::<6>(4);
-                }
-                if self.set_word.val().get_bits::<5>(4) == 4 {
-                    self.strobes.d.next = bits::<6>(8);
-                }
-                // What was announced this very cycle or the one before isn't in `produced` yet.
-                if (self.set_word.val().get_bits::<2>(7) == 1)
-                    & (self.set_word.val().get_bits::<4>(0) == self.port_word_consumed.val())
-                    & (self.produced.read_data.val() == self.whole.val())
-                    & !self.announced.val()
-                    & !self.announced_before.q.val()
-                {
-                    self.acknowledged.next = true;
-                    self.acknowledged_port.next = self.port.val();
-                }
-                if self.set_word.val() == self.word_command.val() {
-                    if self.set_data.val().get_bits::<2>(0) != 0 {
-                        self.taken.next = true;
-                        self.step.d.next = Step::Reset;
-                        self.count.d.next = bits::<10>(0);
-                        self.partial.d.next = true;
-                        self.strobes.d.next = bits::<6>(16);
-                    }
-                    if self.set_data.val().get_bit(1) {
-                        self.partial.d.next = false;
-                        self.strobes.d.next = bits::<6>(32);
-                    }
+                if self.set_data.val().get_bit(1) {
+                    self.partial.d.next = false;
+                    self.strobes.d.next = bits::<2>(2);
                 }
             }
         }

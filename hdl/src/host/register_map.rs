@@ -131,6 +131,10 @@ impl RegisterMap {
 
 impl Part for RegisterMap {
     #[inline(always)]
+    fn idle(&self) -> bool {
+        self.words[self.address.next.index()] as u128 == self.word.val().to_u128()
+    }
+    #[inline(always)]
     fn step(&mut self) -> bool {
         self.clock.update_all();
         if self.clock.pos_edge() {

@@ -105,7 +105,7 @@ logic_block! {
         dw1: Signal<Local, Bits<32>>,
         reply: Signal<Local, Bits<48>>,
         emit: Signal<Local, bool>,
-        end: Signal<Local, bool>,
+        at_end: Signal<Local, bool>,
         half: Signal<Local, bool>,
         used: Signal<Local, bool>,
     }
@@ -158,7 +158,7 @@ impl Logic for Transmitter {
         self.dw1.next = bits::<32>(0);
         self.reply.next = bits::<48>(0);
         self.emit.next = false;
-        self.end.next = false;
+        self.at_end.next = false;
         self.half.next = false;
         self.used.next = false;
         if self.free.val() {
@@ -244,7 +244,7 @@ impl Logic for Transmitter {
                         self.emit.next = true;
                         self.beat.d.next = bit_cast::<64, 32>(self.low.val());
                         self.half.next = true;
-                        self.end.next = true;
+                        self.at_end.next = true;
                     } else if self.here.val() {
                         self.emit.next = true;
                         self.beat.d.next = bit_cast::<64, 32>(self.low.val())
@@ -252,7 +252,7 @@ impl Logic for Transmitter {
                         self.carry.d.next = self.swapped.val().get_bits::<32>(32);
                         self.used.next = true;
                         self.left.d.next = self.left.q.val() - 1;
-                        self.end.next = self.left.q.val() == 1;
+                        self.at_end.next = self.left.q.val() == 1;
                         self.step.d.next = Step::Rest;
                     }
                 }
@@ -264,7 +264,7 @@ impl Logic for Transmitter {
                         self.used.next = true;
                         self.left.d.next = self.left.q.val() - 2;
                         self.half.next = self.left.q.val() == 1;
-                        self.end.next = self.left.q.val() <= 2;
+                        self.at_end.next = self.left.q.val() <= 2;
                     }
                 }
                 Step::Rest => {
@@ -273,7 +273,7 @@ impl Logic for Transmitter {
                         self.emit.next = true;
                         self.beat.d.next = bit_cast::<64, 32>(self.carry.q.val());
                         self.half.next = true;
-                        self.end.next = true;
+                        self.at_end.next = true;
                     } else if self.here.val() {
                         self.emit.next = true;
                         self.beat.d.next = bit_cast::<64, 32>(self.carry.q.val())
@@ -286,10 +286,10 @@ impl Logic for Transmitter {
             }
             if self.emit.val() {
                 self.flags.d.next = bit_cast::<3, 1>(self.emit.val().into())
-                    | (bit_cast::<3, 1>(self.end.val().into()) << 1)
+                    | (bit_cast::<3, 1>(self.at_end.val().into()) << 1)
                     | (bit_cast::<3, 1>(self.half.val().into()) << 2);
             }
-            if self.end.val() {
+            if self.at_end.val() {
                 self.step.d.next = Step::Start;
                 self.completion_pop.next = self.choice.val().get_bit(0);
                 self.message_sent.next = self.choice.val().get_bit(1);

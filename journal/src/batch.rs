@@ -68,8 +68,18 @@ pub(crate) enum Found {
     Nothing,
 }
 
-/// Looks at the first bytes of a block.
-pub(crate) fn look(bytes: &[u8], journal_id: [u8; 16], segment_sequence: u64, room: u64) -> Found {
+/// Which use of which place a batch has to be of: places are used again, and what stood there before
+/// must not be taken for what stands there now.
+#[derive(Clone, Copy)]
+pub(crate) struct Use {
+    pub journal_id: [u8; 16],
+    pub segment_sequence: u64,
+    /// Session that took the segment into use.
+    pub session: u64,
+}
+
+/// Looks at the first bytes of a block, from which on the segment has `room`.
+pub(crate) fn look(bytes: &[u8], place: &Use, room: u64) -> Found {
     let Some(bytes) = bytes.get(..BATCH_HEADER_BYTES) else {
         return Found::Nothing;
     };
@@ -81,7 +91,11 @@ pub(crate) fn look(bytes: &[u8], journal_id: [u8; 16], segment_sequence: u64, ro
     let Ok(header) = BatchHeader::read_from_bytes(bytes) else {
         return Found::Nothing;
     };
-    if header.journal_id != journal_id || header.segment_sequence.get() != segment_sequence {
+    let of_this_use = header.journal_id == place.journal_id
+        && header.portion == 0
+        && header.segment_sequence.get() == place.segment_sequence
+        && header.session.get() >= place.session;
+    if !of_this_use {
         return Found::Stale;
     }
     match header_makes_sense(&header, room) {

@@ -5,7 +5,7 @@
 //! either the end, or a torn tail, or damage. It is damage if anything intact claims that the
 //! missing batch was durable: a durability note, a later batch's or segment's `durable_up_to`.
 
-use crate::batch::{self, Batch, Found};
+use crate::batch::{self, Batch, Found, Use};
 use crate::block::{self, Block};
 use crate::error::Error;
 use crate::head::Head;
@@ -353,7 +353,7 @@ impl<'a> Walk<'a> {
         }
         let mut bytes = [0; BATCH_HEADER_BYTES];
         storage::read_exact(self.storage, &mut bytes, self.offset)?;
-        let header = match batch::look(&bytes, self.head.journal_id(), place.sequence, room) {
+        let header = match batch::look(&bytes, &self.use_of(place), room) {
             Found::Header(header) => header,
             Found::Damaged(what) => return Ok(Err(what)),
             Found::Stale | Found::Nothing => return Ok(Err("no batch is there".into())),
@@ -395,6 +395,14 @@ impl<'a> Walk<'a> {
             ));
         }
         Ok(())
+    }
+
+    fn use_of(&self, place: &Place) -> Use {
+        Use {
+            journal_id: self.head.journal_id(),
+            segment_sequence: place.sequence,
+            session: place.header.map_or(0, |header| header.session.get()),
+        }
     }
 
     /// Bytes between the walk's place and the seal.
@@ -485,9 +493,7 @@ impl<'a> Walk<'a> {
             storage::read_exact(self.storage, &mut bytes[..length], at)?;
             for (index, block) in bytes[..length].chunks(BLOCK_BYTES).enumerate() {
                 let offset = at + (index * BLOCK_BYTES) as u64;
-                if let Found::Header(header) =
-                    batch::look(block, self.head.journal_id(), place.sequence, end - offset)
-                {
+                if let Found::Header(header) = batch::look(block, &self.use_of(place), end - offset) {
                     if header.sequence.get() >= self.expected {
                         found.push((offset, *header));
                     }

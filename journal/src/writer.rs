@@ -459,7 +459,8 @@ impl Journal {
             entries: 0.into(),
             ports: 0.into(),
             block_crcs: 0.into(),
-            reserved: 0.into(),
+            portion: 0,
+            reserved: [0; 3],
             reserved2: [0; 120],
         }
     }

@@ -405,7 +405,7 @@ pub struct BatchHeader {
     pub prefix: Prefix,
     /// Of the journal.
     pub journal_id: [u8; 16],
-    /// Session that wrote it.
+    /// Session that wrote it; not below that of the segment's header.
     pub session: U64,
     /// Place in the portion, from 1, consecutive over segments and sessions.
     pub sequence: U64,
@@ -439,8 +439,10 @@ pub struct BatchHeader {
     pub ports: U32,
     /// CRCs in the list.
     pub block_crcs: U32,
+    /// Index of the portion in the superblock.
+    pub portion: u8,
     /// Zero.
-    pub reserved: U32,
+    pub reserved: [u8; 3],
     /// Zero.
     pub reserved2: [u8; 120],
 }

@@ -24,7 +24,9 @@ pub(super) enum Place {
 }
 
 /// Looks at the start of a block, of which `room` bytes are left for batches.
-pub(super) fn look(block: &[u8], journal_id: [u8; 16], segment: u64, room: u64) -> Place {
+///
+/// `since`: the session that took the segment into use; what is older is of an earlier use.
+pub(super) fn look(block: &[u8], journal_id: [u8; 16], segment: u64, since: u64, room: u64) -> Place {
     let Some(bytes) = block.get(..BATCH_HEADER_BYTES) else { return Place::Other };
     let Ok(header) = BatchHeader::read_from_bytes(bytes) else { return Place::Other };
     let seen = see(bytes, magic::BATCH);
@@ -33,7 +35,8 @@ pub(super) fn look(block: &[u8], journal_id: [u8; 16], segment: u64, room: u64) 
         Seen::Intact => {}
         _ => return Place::Broken(seen.fault().unwrap_or_default(), header.sequence.get()),
     }
-    if header.journal_id != journal_id || header.segment_sequence.get() != segment {
+    let elsewhere = header.segment_sequence.get() != segment || header.portion != 0;
+    if header.journal_id != journal_id || elsewhere || header.session.get() < since {
         return Place::Other;
     }
     let (head, all) = (u64::from(header.head_bytes.get()), u64::from(header.batch_bytes.get()));
@@ -123,7 +126,7 @@ fn parse(bytes: &[u8], header: &BatchHeader) -> Result<Parts, String> {
         parts.faults.push((BATCH_HEADER_BYTES as u64, "the padding of its head is not zero".into()));
     }
     let known = batch_flags::SESSION_START | batch_flags::SESSION_END | batch_flags::GAP_PENDING;
-    if !zero(&header.reserved2) || header.reserved.get() != 0 || header.flags.get() & !known != 0 {
+    if !zero(&header.reserved2) || header.reserved != [0; 3] || header.flags.get() & !known != 0 {
         parts.faults.push((0, "unknown flags or reserved bytes in its header".into()));
     }
     if header.durable_up_to.get() >= header.sequence.get() {

@@ -213,6 +213,7 @@ impl Checker<'_> {
                     &self.source.read(at, BATCH_HEADER_BYTES)?,
                     self.front.superblock.journal_id,
                     sequence,
+                    self.since(sequence),
                     room,
                 ),
                 _ => return Ok(at - start),
@@ -237,6 +238,12 @@ impl Checker<'_> {
                 None => return Ok(at - start),
             }
         }
+    }
+
+    /// The session that took a segment into use.
+    fn since(&self, sequence: u64) -> u64 {
+        let header = self.segments.get(&sequence).and_then(|segment| segment.header.as_ref());
+        header.map_or(0, |(header, _)| header.session.get())
     }
 
     fn follows(&self, header: &BatchHeader) -> bool {
@@ -438,6 +445,7 @@ impl Checker<'_> {
     fn later_headers(&self, sequence: u64, at: u64) -> Result<Vec<(u64, BatchHeader)>, Error> {
         let slot = self.segments[&sequence].slot;
         let limit = self.front.segment_offset(slot) + self.front.segment_bytes() - BLOCK;
+        let since = self.since(sequence);
         let mut found = Vec::new();
         let mut chunk = at;
         while chunk < limit {
@@ -445,7 +453,7 @@ impl Checker<'_> {
             let bytes = self.source.read(chunk, length as usize)?;
             for (index, block) in bytes.chunks(BLOCK_BYTES).enumerate() {
                 let offset = chunk + index as u64 * BLOCK;
-                let place = look(block, self.front.superblock.journal_id, sequence, limit - offset);
+                let place = look(block, self.front.superblock.journal_id, sequence, since, limit - offset);
                 if let Place::Header(header) = place {
                     if header.sequence.get() >= self.next {
                         found.push((offset, *header));

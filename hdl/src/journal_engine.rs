@@ -145,7 +145,7 @@ logic_block! {
         state: Dff<EngineState>,
         kind: Dff<Bits<8>>,
         head: Dff<Bits<H>>,
-        sequence: Dff<Bits<64>>,
+        record_sequence: Dff<Bits<64>>,
         held_stamp: Dff<Bits<64>>,
         held_number: Dff<Bits<64>>,
         // Flags 15:0, clock error 31:16, slot 35:32.
@@ -207,7 +207,7 @@ block_default! {
         stamp_request, stamp_grant, stamp, stamp_logical, number, clock_state, matched, matched_slot,
         matched_number, matched_updated, matched_status, matched_error, matched_aoe, matched_take,
         watermark_request, watermark_done, committed, journaled, journaled_copy, dropped_hold, ring_head,
-        ring_tail, ring_read_address, ring_read_data, ring, ring_out, crc_step, state, kind, head, sequence,
+        ring_tail, ring_read_address, ring_read_data, ring, ring_out, crc_step, state, kind, head, record_sequence,
         held_stamp, held_number, held_clock, held_lba, held_info, word_index, high, place, step, crc, start,
         used, needed, kept, room, room_for_mark, sectors, sectors_held, lines, age, expired, ask, flags,
         payload_last, is_entry, header, next_place, next_index, next_step, next_sequence, pop, source,
@@ -228,8 +228,23 @@ impl<const A: usize, const H: usize> Logic for JournalEngine<A, H> {
         self.ring.read_clock.next = self.clock.val();
         self.ring.write_clock.next = self.clock.val();
         dff_setup!(
-            self, clock, ring_out, state, kind, head, sequence, held_stamp, held_number, held_clock, held_lba,
-            held_info, word_index, high, place, step, crc
+            self,
+            clock,
+            ring_out,
+            state,
+            kind,
+            head,
+            record_sequence,
+            held_stamp,
+            held_number,
+            held_clock,
+            held_lba,
+            held_info,
+            word_index,
+            high,
+            place,
+            step,
+            crc
         );
         self.ring.read_address.next = self.ring_read_address.val();
         self.ring_out.d.next = self.ring.read_data.val();
@@ -286,7 +301,7 @@ impl<const A: usize, const H: usize> Logic for JournalEngine<A, H> {
         self.next_place.next = self.place.q.val() + 1;
         self.next_index.next = self.word_index.q.val() + 1;
         self.next_step.next = self.step.q.val() + 1;
-        self.next_sequence.next = self.sequence.q.val() + 1;
+        self.next_sequence.next = self.record_sequence.q.val() + 1;
         self.source.next = self.no_index.val();
         if self.held_info.q.val().get_bits::<4>(41) != 15 {
             self.source.next = bit_cast::<16, 4>(self.held_info.q.val().get_bits::<4>(41));
@@ -314,7 +329,7 @@ impl<const A: usize, const H: usize> Logic for JournalEngine<A, H> {
             self.header.next = self.held_number.q.val();
         }
         if self.step.q.val() == 3 {
-            self.header.next = self.sequence.q.val();
+            self.header.next = self.record_sequence.q.val();
         }
         if (self.step.q.val() == 4) & self.is_entry.val() {
             self.header.next = bit_cast::<64, 48>(self.held_lba.q.val())
@@ -450,7 +465,7 @@ impl<const A: usize, const H: usize> Logic for JournalEngine<A, H> {
                     self.write_data.next = self.header.val()
                         | (bit_cast::<64, 32>(self.crc.q.val() ^ self.all_ones.val()) << 32);
                     self.head.d.next = self.head.q.val() + self.lines.val();
-                    self.sequence.d.next = self.next_sequence.val();
+                    self.record_sequence.d.next = self.next_sequence.val();
                     self.state.d.next = EngineState::Idle;
                     if self.kind.q.val() == self.watermark.val() {
                         self.watermark_done.next = true;

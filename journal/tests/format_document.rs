@@ -49,46 +49,170 @@ macro_rules! check {
 fn the_document_has_every_field_where_it_is() {
     let mut tables = documented();
     check!(tables, Prefix { magic, version, crc });
-    check!(tables, Portion { role, level, reserved, window, first_sequence, end_sequence, from_order, after_timestamp });
-    check!(tables, Superblock {
-        prefix, generation, journal_id, created, features_read, features_write, file_bytes, table_bytes,
-        segments_offset, segment_bytes, segment_count, reserved_completions, reserved_merge,
-        reserved_rollback, session, table_generation, portions,
-    });
-    check!(tables, Note {
-        prefix, journal_id, generation, session, batch, batch_offset, batch_crc, reserved, order, timestamp,
-    });
+    check!(
+        tables,
+        Portion { role, level, reserved, window, first_sequence, end_sequence, from_order, after_timestamp }
+    );
+    check!(
+        tables,
+        Superblock {
+            prefix,
+            generation,
+            journal_id,
+            created,
+            features_read,
+            features_write,
+            file_bytes,
+            table_bytes,
+            segments_offset,
+            segment_bytes,
+            segment_count,
+            reserved_completions,
+            reserved_merge,
+            reserved_rollback,
+            session,
+            table_generation,
+            portions,
+        }
+    );
+    check!(
+        tables,
+        Note {
+            prefix,
+            journal_id,
+            generation,
+            session,
+            batch,
+            batch_offset,
+            batch_crc,
+            reserved,
+            order,
+            timestamp,
+        }
+    );
     check!(tables, TablesHeader { prefix, journal_id, generation, bytes, sections });
     check!(tables, SectionHeader { kind, row_bytes, rows, reserved });
-    check!(tables, VolumeRow {
-        name, index, kind, technique, shelf, slot, reserved, sector_bytes, arbiter, reserved2, sectors,
-        base_id, base_order, base_timestamp, primary_order, primary_timestamp, reserved3,
-    });
+    check!(
+        tables,
+        VolumeRow {
+            name,
+            index,
+            kind,
+            technique,
+            shelf,
+            slot,
+            reserved,
+            sector_bytes,
+            arbiter,
+            reserved2,
+            sectors,
+            base_id,
+            base_order,
+            base_timestamp,
+            primary_order,
+            primary_timestamp,
+            reserved3,
+        }
+    );
     check!(tables, PortRow { port, kind, arbiter, reserved, name });
     check!(tables, SourceRow { port, kind, index, reserved, identity, since_order, reserved2 });
-    check!(tables, SegmentHeader {
-        prefix, journal_id, slot, portion, role, reserved, sequence, session, segment_bytes, first_batch,
-        first_order, durable_up_to, previous_batch_crc, reserved2, previous_digest,
-    });
-    check!(tables, BatchHeader {
-        prefix, journal_id, session, sequence, segment_sequence, durable_up_to, first_order,
-        first_timestamp, last_timestamp, written, previous_crc, flags, head_crc, head_bytes, batch_bytes,
-        descriptors, entries, ports, block_crcs, portion, reserved, reserved2,
-    });
-    check!(tables, SessionStart {
-        opened, tai_minus_utc, previous_end, previous_session, continues_after, cut_bytes, writer, reserved,
-    });
-    check!(tables, PortState {
-        port, flags, arbiter, reserved, delivered, last_timestamp, last_number, last_sequence,
-    });
-    check!(tables, SealHeader {
-        prefix, journal_id, slot, portion, role, reserved, sequence, session, first_batch, batches,
-        last_batch_crc, batches_end, first_order, entries, first_timestamp, last_timestamp, index_offset,
-        index_rows, note_rows, tables_offset, tables_bytes, index_crc, previous_digest, digest,
-    });
-    check!(tables, IndexRow {
-        lba, sectors, timestamp, order, payload, volume, flags, kind, status, port, encoding,
-    });
+    check!(
+        tables,
+        SegmentHeader {
+            prefix,
+            journal_id,
+            slot,
+            portion,
+            role,
+            reserved,
+            sequence,
+            session,
+            segment_bytes,
+            first_batch,
+            first_order,
+            durable_up_to,
+            previous_batch_crc,
+            reserved2,
+            previous_digest,
+        }
+    );
+    check!(
+        tables,
+        BatchHeader {
+            prefix,
+            journal_id,
+            session,
+            sequence,
+            segment_sequence,
+            durable_up_to,
+            first_order,
+            first_timestamp,
+            last_timestamp,
+            written,
+            previous_crc,
+            flags,
+            head_crc,
+            head_bytes,
+            batch_bytes,
+            descriptors,
+            entries,
+            ports,
+            block_crcs,
+            portion,
+            reserved,
+            reserved2,
+        }
+    );
+    check!(
+        tables,
+        SessionStart {
+            opened,
+            tai_minus_utc,
+            previous_end,
+            previous_session,
+            continues_after,
+            cut_bytes,
+            writer,
+            reserved,
+        }
+    );
+    check!(
+        tables,
+        PortState { port, flags, arbiter, reserved, delivered, last_timestamp, last_number, last_sequence }
+    );
+    check!(
+        tables,
+        SealHeader {
+            prefix,
+            journal_id,
+            slot,
+            portion,
+            role,
+            reserved,
+            sequence,
+            session,
+            first_batch,
+            batches,
+            last_batch_crc,
+            batches_end,
+            first_order,
+            entries,
+            first_timestamp,
+            last_timestamp,
+            index_offset,
+            index_rows,
+            note_rows,
+            tables_offset,
+            tables_bytes,
+            index_crc,
+            previous_digest,
+            digest,
+        }
+    );
+    check!(
+        tables,
+        IndexRow { lba, sectors, timestamp, order, payload, volume, flags, kind, status, port, encoding }
+    );
     check!(tables, NoteRow { number, timestamp, descriptor, flags, kind, port, status, reserved });
     let journal_structs = tables.keys().filter(|name| !name.starts_with("Entry")).collect::<Vec<_>>();
     assert!(journal_structs.is_empty(), "the document describes what doesn't exist: {journal_structs:?}");
@@ -102,7 +226,8 @@ fn the_document_has_the_places_and_magics() {
     }
     for (which, offset) in NOTE_OFFSETS.iter().enumerate() {
         let parity = ["even", "odd"][which];
-        assert!(DOCUMENT.contains(&format!("| {offset} | durability note, {parity} generations | {BLOCK_BYTES} |")));
+        assert!(DOCUMENT
+            .contains(&format!("| {offset} | durability note, {parity} generations | {BLOCK_BYTES} |")));
     }
     assert!(DOCUMENT.contains(&format!("| {TABLES_OFFSET} | tables, first copy |")));
     for magic in [magic::SUPERBLOCK, magic::NOTE, magic::TABLES, magic::SEGMENT, magic::BATCH, magic::SEAL] {

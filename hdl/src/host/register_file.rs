@@ -1,7 +1,7 @@
 //! Carries out requests on the registers of `layout::registers`.
 
 use super::receiver::REPLY_BITS;
-use super::register_map::{global_word, port_word, RegisterMap};
+use super::register_map::{global_word, port_word, RegisterMap, NOTHING};
 use crate::fifo::Fifo;
 use crate::prelude::*;
 use layout::registers::{global, port, PORT_BASE, PORT_STRIDE};
@@ -30,6 +30,7 @@ pub const COMPLETION_BITS: usize = 64 + REPLY_BITS + 3;
 
 // The kernel takes these places from bits of the offset.
 const _: () = assert!(PORT_BASE == 0x1000 && PORT_STRIDE == 0x400);
+const _: () = assert!(NOTHING == 0x13F);
 const _: () = assert!(port::COUNTERS == 0x80 && port::SOURCE_TABLE == 0x100);
 const _: () =
     assert!(layout::pcie::MSIX_TABLE_OFFSET == 0x8000 && layout::pcie::MSIX_PENDING_OFFSET == 0x9000);
@@ -394,9 +395,9 @@ impl<const P: usize, const H: usize> Logic for RegisterFile<P, H> {
         self.of_port_stored.next = self.of_port.val() & (self.offset.q.val().get_bits::<4>(6) == 0);
         self.of_table.next = self.offset.q.val().get_bits::<9>(7) == 0x100;
         self.of_pending.next = self.offset.q.val().get_bits::<13>(3) == 0x1200;
-        // The last word of the map is nothing.
-        self.word.next = bits::<9>(511);
-        self.waiting.next = bits::<9>(511);
+        // `register_map::NOTHING`.
+        self.word.next = bits::<9>(0x13F);
+        self.waiting.next = bits::<9>(0x13F);
         if self.of_card.val() {
             self.word.next = bit_cast::<9, 7>(self.offset.q.val().get_bits::<7>(2));
             self.waiting.next = bit_cast::<9, 7>(self.offset.q.val().get_bits::<7>(2)) | 0x141;

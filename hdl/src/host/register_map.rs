@@ -16,6 +16,8 @@ pub const WORDS: usize = 512;
 pub const PORT_WORDS: usize = 128;
 /// First word of the MSI-X table.
 pub const TABLE_WORDS: usize = 256;
+/// A word that is no register's and never will be.
+pub const NOTHING: usize = 319;
 /// First word where upper halves wait.
 pub const WAITING_WORDS: usize = 320;
 /// Bit: the RAM holds the word. Its value after reset is in bits 31:0.
@@ -101,6 +103,7 @@ pub fn contents(ports: usize, ring_log2: usize) -> Vec<u64> {
     for (word, content) in words[..PORT_WORDS].iter().enumerate() {
         assert!(content >> HIGH & 1 == 0 || word < 32, "an upper half at word {word} has no place to wait");
     }
+    assert!(words[NOTHING] == 0);
     words
 }
 

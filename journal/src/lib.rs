@@ -29,6 +29,7 @@ pub mod restore;
 mod segment;
 mod sparse;
 mod storage;
+mod table_changes;
 mod tables;
 pub mod verify;
 mod walk;

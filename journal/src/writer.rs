@@ -10,12 +10,11 @@ use crate::record::{takes_order, Delivered, OwnedRecord, Record};
 use crate::record_check;
 use crate::segment::{self, Indexed, OpenSegment};
 use crate::storage::{self, Storage};
-use crate::tables::{Port, Source, Tables, Volume};
+use crate::tables::{Port, Tables, Volume};
 use crate::walk::Place;
 use layout::entry::{EntryHeader, Gap, GapReason, Kind};
 use layout::journal_file::{
     batch_flags, magic, role, BatchHeader, Note, PortState, SegmentHeader, SessionStart, BLOCK_BYTES,
-    MAXIMUM_PORTS,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -189,100 +188,6 @@ impl Journal {
         &self.head.tables
     }
 
-    /// Adds or changes volumes, durably. An index that is in use keeps its name.
-    pub fn set_volumes(&mut self, volumes: &[Volume]) -> Result<(), Error> {
-        let mut tables = self.head.tables.clone();
-        for volume in volumes {
-            match tables.volumes.iter_mut().find(|known| known.index == volume.index) {
-                Some(known) if known.address != volume.address => {
-                    return Err(Error::Invalid(format!(
-                        "volume index {} is {} in this journal, and can't become {}",
-                        volume.index,
-                        known.name(),
-                        volume.name()
-                    )));
-                }
-                Some(known) => *known = volume.clone(),
-                None => tables.volumes.push(volume.clone()),
-            }
-        }
-        tables.volumes.sort_by_key(|volume| volume.index);
-        record_check::volumes(&tables.volumes)?;
-        self.change_tables(tables)
-    }
-
-    /// Adds or changes ports, durably. Do this before a port's writes are opened: an unclean stop
-    /// makes a gap for the ports that are known. A port keeps its arbiter.
-    pub fn set_ports(&mut self, ports: &[Port]) -> Result<(), Error> {
-        let mut tables = self.head.tables.clone();
-        for port in ports {
-            match tables.ports.iter_mut().find(|known| known.port == port.port) {
-                Some(known) if known.arbiter != port.arbiter => {
-                    return Err(Error::Invalid(format!(
-                        "port {} belongs to arbiter {} in this journal, and can't move to {}",
-                        port.port, known.arbiter, port.arbiter
-                    )));
-                }
-                Some(known) => *known = port.clone(),
-                None => tables.ports.push(port.clone()),
-            }
-        }
-        tables.ports.sort_by_key(|port| port.port);
-        assert!(tables.ports.len() <= MAXIMUM_PORTS, "a port is a byte");
-        self.change_tables(tables)?;
-        self.know_ports();
-        Ok(())
-    }
-
-    /// Notes who a port's source index stands for, from the next entry on. Durable on return.
-    /// Noting what is known already does nothing.
-    pub fn note_source(&mut self, source: Source) -> Result<(), Error> {
-        let known = self.head.tables.source_at(source.port, source.index, u64::MAX);
-        if known.is_some_and(|known| known.identity == source.identity) {
-            return Ok(());
-        }
-        let mut tables = self.head.tables.clone();
-        tables.sources.push(Source { since_order: self.chain.order + 1, ..source });
-        self.change_tables(tables)
-    }
-
-    fn change_tables(&mut self, tables: Tables) -> Result<(), Error> {
-        if tables == self.head.tables {
-            return Ok(());
-        }
-        self.check_running()?;
-        let bytes = self.head.encode_tables(&tables, self.head.table_generation + 1)?;
-        // The seal of the segment that is being filled holds a copy: it has to have room for it.
-        self.flush()?;
-        if !self.fits(0, 0, bytes.len()) {
-            self.next_segment(Claim::Settling, 0)?;
-        }
-        // What was sealed with the old tables has to be durable before larger ones are: a seal that a
-        // crash took is written anew, in the room that was kept for it.
-        let synced = storage::sync(&*self.storage);
-        self.stop_on_error(synced)?;
-        let written = self.head.write_tables(&*self.storage, tables);
-        self.stop_on_error(written)?;
-        self.table_bytes = bytes;
-        Ok(())
-    }
-
-    /// Every port of the table has a state, so that it stands in every batch from now on.
-    pub(crate) fn know_ports(&mut self) {
-        for port in &self.head.tables.ports {
-            self.chain.ports.entry(port.port).or_insert(PortState {
-                port: port.port,
-                flags: 0,
-                arbiter: port.arbiter.into(),
-                reserved: 0.into(),
-                delivered: 0.into(),
-                last_timestamp: 0.into(),
-                last_number: 0.into(),
-                last_sequence: 0.into(),
-            });
-        }
-    }
-
     /// Appends records, which must be in stamp order, and the ports' delivered watermarks after them
     /// (see [`crate::order::Order::delivered`]). Header and payload CRCs are checked; watermark
     /// records are refused.
@@ -370,7 +275,7 @@ impl Journal {
     }
 
     /// Would a batch of `bytes` with `descriptors` leave room for the seal?
-    fn fits(&self, bytes: u64, descriptors: usize, table_bytes: usize) -> bool {
+    pub(crate) fn fits(&self, bytes: u64, descriptors: usize, table_bytes: usize) -> bool {
         let seal = self.segment.seal_body_bytes(descriptors, table_bytes) + BLOCK_BYTES as u64;
         self.segment.next + bytes + seal <= self.head.geometry.segment_bytes
     }
@@ -650,7 +555,7 @@ impl Journal {
         Ok(self.durable.clone())
     }
 
-    fn check_running(&self) -> Result<(), Error> {
+    pub(crate) fn check_running(&self) -> Result<(), Error> {
         if self.stopped {
             return Err(Error::Stopped { file: self.storage.name().to_owned() });
         }

@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use workload::{borrowed, options, seed, Workload};
 
-const BYTES: usize = 1 << 20;
+const BYTES: usize = 3 << 19;
 
 /// What an ingest appended, and how much of it had been acknowledged when it stopped.
 #[derive(Default)]

@@ -223,7 +223,7 @@ impl<const P: usize, const A: usize, const H: usize, const B: usize> Logic for C
             self.clocks[i].broadcast_epoch.next = self.time_base.broadcast_epoch.val();
             self.clocks[i].nominal.next = self.leaf_nominal[i].val();
             self.clocks[i].tick.next = self.host.tick.val();
-            self.clocks[i].sample.next = self.ports[i].write_request.val() | self.ports[i].stamp_request.val();
+            self.clocks[i].sample.next = self.ports[i].sampling.val();
             self.host.leaf_time[i].next = self.clocks[i].shown_time.val();
             self.host.leaf_phase[i].next = self.clocks[i].shown_phase.val();
             self.host.leaf_locked[i].next = self.clocks[i].shown_locked.val();
@@ -300,6 +300,13 @@ impl<const P: usize, const A: usize, const H: usize, const B: usize> Logic for C
             self.ports[i].source_address.next = self.host.source_address.val();
             self.host.source_data[i].next = self.ports[i].source_data.val();
         }
+    }
+}
+
+impl<const P: usize, const A: usize, const H: usize, const B: usize> Card<P, A, H, B> {
+    /// The leaf clock of `port` in units of 2^-32 ns, while it is locked. For tests and displays.
+    pub fn leaf_exact(&self, port: usize) -> Option<u128> {
+        self.clocks[port].exact()
     }
 }
 

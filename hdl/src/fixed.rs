@@ -54,8 +54,8 @@ impl<const N: usize, const VALUE: u64> Atom for Fixed<N, VALUE> {
         Self::BITS.vcd()
     }
     fn id(&self) -> usize {
-        // RustHDL uses ids to tell signals apart in a waveform; a constant is in none.
-        0
+        // A waveform tells signals apart by their ids; equal constants may share one. Signals count from 1.
+        usize::MAX - (VALUE as usize).wrapping_mul(129).wrapping_add(N) % (usize::MAX / 2)
     }
     fn verilog(&self) -> VerilogLiteral {
         Self::BITS.verilog()

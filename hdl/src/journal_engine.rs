@@ -91,6 +91,8 @@ logic_block! {
         pub write_request: Signal<Out, bool>,
         /// It is admitted (strobe), with stamp and number.
         pub write_grant: Signal<In, bool>,
+        /// A request comes with the next cycle: the leaf's time is to be sampled from now on.
+        pub sampling: Signal<Out, bool>,
         /// Asks the arbiter for a stamp.
         pub stamp_request: Signal<Out, bool>,
         /// Here it is (strobe).
@@ -156,6 +158,8 @@ logic_block! {
         high: Dff<Bits<32>>,
         place: Dff<Bits<A>>,
         step: Dff<Bits<4>>,
+        // The leaf's time has been sampled, so the arbiter may take it.
+        sampled: Dff<bool>,
         crc: Dff<Bits<32>>,
         start: Signal<Local, Bits<A>>,
         used: Signal<Local, Bits<H>>,
@@ -169,6 +173,7 @@ logic_block! {
         age: Signal<Local, Bits<24>>,
         expired: Signal<Local, bool>,
         ask: Signal<Local, bool>,
+        ask_stamp: Signal<Local, bool>,
         flags: Signal<Local, Bits<16>>,
         payload_last: Signal<Local, Bits<15>>,
         is_entry: Signal<Local, bool>,
@@ -204,12 +209,12 @@ block_default! {
     JournalEngine<A, H> {
         clock, port, ticks, hold, waiting, write_key, write_info, described, word, word_filled, word_pop,
         uplink_take, uplink_valid, clear, copy, slot_free, slot, in_flight, write_request, write_grant,
-        stamp_request, stamp_grant, stamp, stamp_logical, number, clock_state, matched, matched_slot,
+        sampling, stamp_request, stamp_grant, stamp, stamp_logical, number, clock_state, matched, matched_slot,
         matched_number, matched_updated, matched_status, matched_error, matched_aoe, matched_take,
         watermark_request, watermark_done, committed, journaled, journaled_copy, dropped_hold, ring_head,
         ring_tail, ring_read_address, ring_read_data, ring, ring_out, crc_step, state, kind, head, record_sequence,
-        held_stamp, held_number, held_clock, held_lba, held_info, word_index, high, place, step, crc, start,
-        used, needed, kept, room, room_for_mark, sectors, sectors_held, lines, age, expired, ask, flags,
+        held_stamp, held_number, held_clock, held_lba, held_info, word_index, high, place, step, sampled, crc, start,
+        used, needed, kept, room, room_for_mark, sectors, sectors_held, lines, age, expired, ask, ask_stamp, flags,
         payload_last, is_entry, header, next_place, next_index, next_step, next_sequence, pop, source,
         write_word, write_at, write_data, header_start, no_volume, no_index, all_ones, after, completion,
         watermark, journaled_port, flag_duplicate, flag_locked, flag_holdover, flag_logical, flag_aoe,
@@ -276,8 +281,6 @@ impl<const A: usize, const H: usize> Logic for JournalEngine<A, H> {
             self.flags.next = self.flags.val() | self.flag_logical.val();
         }
 
-        self.write_request.next = false;
-        self.stamp_request.next = false;
         self.described.next = false;
         self.uplink_valid.next = false;
         self.pop.next = false;
@@ -291,6 +294,7 @@ impl<const A: usize, const H: usize> Logic for JournalEngine<A, H> {
         self.write_at.next = self.place.q.val();
         self.write_data.next = bits::<64>(0);
         self.ask.next = false;
+        self.ask_stamp.next = false;
         self.sectors_held.next = self.held_info.q.val().get_bits::<5>(32);
         self.payload_last.next = (bit_cast::<15, 5>(self.sectors_held.val()) << 6) + 4;
         self.is_entry.next = self.kind.q.val() == self.after.val();
@@ -382,8 +386,7 @@ impl<const A: usize, const H: usize> Logic for JournalEngine<A, H> {
                     self.state.d.next = EngineState::Discard;
                 } else if self.waiting.val() & self.word_filled.val() {
                     self.ask.next = self.clear.val() & self.slot_free.val() & self.room.val();
-                    self.write_request.next = self.ask.val();
-                    if self.ask.val() & self.write_grant.val() {
+                    if self.write_grant.val() {
                         self.described.next = true;
                         self.kind.d.next = self.after.val();
                         self.held_stamp.d.next = self.stamp.val();
@@ -404,7 +407,7 @@ impl<const A: usize, const H: usize> Logic for JournalEngine<A, H> {
                 }
             }
             EngineState::Stamp => {
-                self.stamp_request.next = true;
+                self.ask_stamp.next = true;
                 if self.stamp_grant.val() {
                     self.held_stamp.d.next = self.stamp.val();
                     self.held_number.d.next = self.number.val();
@@ -478,6 +481,10 @@ impl<const A: usize, const H: usize> Logic for JournalEngine<A, H> {
             }
         }
         self.word_pop.next = self.pop.val();
+        self.sampling.next = self.ask.val() | self.ask_stamp.val();
+        self.sampled.d.next = self.ask.val() | self.ask_stamp.val();
+        self.write_request.next = self.ask.val() & self.sampled.q.val();
+        self.stamp_request.next = self.ask_stamp.val() & self.sampled.q.val();
         self.ring.write_enable.next = self.write_word.val();
         self.ring.write_address.next = self.write_at.val();
         self.ring.write_data.next = self.write_data.val();

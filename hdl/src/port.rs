@@ -71,6 +71,8 @@ logic_block! {
         pub write_request: Signal<Out, bool>,
         /// To the `Arbiter`.
         pub pass_request: Signal<Out, bool>,
+        /// To the `PortClock`: sample the time.
+        pub sampling: Signal<Out, bool>,
         /// To the `Arbiter`.
         pub stamp_request: Signal<Out, bool>,
         /// From the `Arbiter` (strobe).
@@ -179,7 +181,7 @@ block_default! {
     Port<A, H, B> {
         clock, port, rx_data, rx_keep, rx_last, rx_error, rx_valid, tx_data, tx_keep, tx_last, tx_valid,
         tx_ready, ticks, hold, writes_open, allowed, volume_write, volume_write_index, volume_write_word,
-        waiting, head, clear, copy, slot, free, free_slot, write_request, pass_request, stamp_request,
+        waiting, head, clear, copy, slot, free, free_slot, write_request, pass_request, sampling, stamp_request,
         write_grant, pass_grant, stamp_grant, stamp, stamp_logical, number, clock_state, word, word_valid,
         word_take, back_word, back_valid, back_lost, answer, answer_key, answer_info, answers_full, learn,
         learn_mac, learned, watermark_request, watermark_done, committed, ring_head, ring_tail,
@@ -284,6 +286,7 @@ impl<const A: usize, const H: usize, const B: usize> Logic for Port<A, H, B> {
         self.engine.ring_read_address.next = self.ring_read_address.val();
         self.ring_read_data.next = self.engine.ring_read_data.val();
         self.write_request.next = self.engine.write_request.val();
+        self.sampling.next = self.engine.sampling.val();
         self.stamp_request.next = self.engine.stamp_request.val();
 
         // Scoreboard.

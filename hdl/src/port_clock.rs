@@ -79,3 +79,10 @@ impl Logic for PortClock {
         self.shown_holdover.next = self.flags.q.val().get_bit(1);
     }
 }
+
+impl PortClock {
+    /// The leaf's time in units of 2^-32 ns, while it is locked. For tests and displays.
+    pub fn exact(&self) -> Option<u128> {
+        self.leaf.locked.val().then(|| self.leaf.exact())
+    }
+}

@@ -1,5 +1,11 @@
-//! See DESIGN: sim.
+//! The simulated machine around the gateware: wires, target, PCIe root; RustHDL's kernel or Verilator.
 
 pub mod co_check;
+pub mod pcie_root;
+pub mod simulated_card;
 pub mod target;
 pub mod verilator;
+pub mod waveform;
+pub mod wire;
+
+pub use simulated_card::{CardOptions, SimulatedCard, PORTS};

@@ -249,6 +249,7 @@ impl<const A: usize, const H: usize> Logic for JournalEngine<A, H> {
             high,
             place,
             step,
+            sampled,
             crc
         );
         self.ring.read_address.next = self.ring_read_address.val();

@@ -1,2 +1,42 @@
-//! The Chronoswitch host agent.
-fn main() {}
+//! `host-agent`: Chronoswitch's command line.
+//!
+//! One file per command: [`replay`], [`log`], [`verify`], [`restore`]. Data go to standard output,
+//! everything else to standard error. Exit code 0: fine; 1: what was asked failed; 2: misuse.
+
+mod arguments;
+mod capture;
+mod error;
+mod log;
+mod output;
+mod progress;
+mod replay;
+mod restore;
+mod verify;
+
+use arguments::{Arguments, Command};
+use clap::Parser;
+use error::Error;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = match &arguments.command {
+        Command::Replay(replay) => replay::run(replay),
+        Command::Log(log) => log::run(log),
+        Command::Verify(verify) => verify::run(verify),
+        Command::Restore(restore) => restore::run(restore),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever reads our output has heard enough, as in `host-agent log J | head`.
+        Err(Error::ReaderGone) => ExitCode::SUCCESS,
+        Err(Error::Misuse(what)) => {
+            eprintln!("error: {what}");
+            ExitCode::from(2)
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(1)
+        }
+    }
+}

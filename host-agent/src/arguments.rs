@@ -1,0 +1,291 @@
+//! The command line, and the help that teaches it.
+
+use clap::{Args, Parser, Subcommand};
+use journal::Moment;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// Continuous data protection for block storage: every write of the storage network is kept, and any
+/// moment can be had back.
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true, subcommand_required = true, after_help = EXAMPLES)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXAMPLES: &str = "\
+A round through all of it, with captures of a real initiator (tests/captures/small):
+  truncate -s 8M base.img && cp base.img disk.img
+  host-agent replay --capture 0=port0.pcap.gz --primary 1.0=disk.img --journal j --create --size 64M
+  host-agent log j                     every write, in order
+  host-agent verify j                  proves the journal
+  host-agent restore j --volume 1.0 --base base.img --at order:99 --to then.img
+
+Exit codes: 0 fine, 1 what was asked failed, 2 misuse.";
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Replay captured AoE traffic through the simulated card into a journal
+    Replay(Replay),
+    /// List the entries of a journal
+    Log(Log),
+    /// Prove a journal: read everything, trust nothing
+    Verify(Verify),
+    /// Make the image of a volume as it was at a moment
+    Restore(Restore),
+}
+
+/// `replay`.
+///
+/// Feeds the frames that sources sent, as captured, into the ports of a simulated Chronoswitch card: the
+/// gateware itself, stepped clock by clock. A model of vblade answers from the images and updates them.
+/// Frames that targets sent are ignored, idle time is skipped, and a write enters only when the answers
+/// that its source already had have come, so that every order that mattered is kept.
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment, after_long_help = REPLAY_EXAMPLES)]
+pub struct Replay {
+    /// A capture (pcap or pcapng, may be gzipped) and the port that its sources are attached to; once a port
+    #[arg(long, value_name = "PORT=FILE", required = true)]
+    pub capture: Vec<PortFile>,
+    /// A volume (shelf.slot) and the image that is its primary storage; it is read and written
+    #[arg(long, value_name = "VOLUME=IMG", required = true)]
+    pub primary: Vec<VolumeFile>,
+    /// The journal; an existing one is continued
+    #[arg(long, value_name = "FILE")]
+    pub journal: PathBuf,
+    /// Make the journal; it must not exist
+    #[arg(long)]
+    pub create: bool,
+    /// Size of the journal that is made, all of it allocated at once: 64M, 1G
+    #[arg(long, value_name = "SIZE", default_value = "256M", requires = "create")]
+    pub size: Size,
+    /// Most writes that a port has in flight
+    #[arg(long, value_name = "WRITES", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub window: u16,
+    /// Don't wait for the answers that sources had, nor for room in the port's buffer: frames come as
+    /// fast as the window allows, and those dropped for room are offered again
+    #[arg(long)]
+    pub burst: bool,
+    /// Core cycles (8 ns) from a request to the target's answer. Real targets take about 6250
+    #[arg(long, value_name = "CYCLES", default_value_t = sim::target::DEFAULT_ANSWER_CYCLES,
+          value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub answer_after: u64,
+    /// Print a line whenever more has become durable in the journal
+    #[arg(long)]
+    pub progress_durable: bool,
+    /// Write the gateware's signals to a VCD file (large: about 1 MB per 1000 cycles)
+    #[arg(long, value_name = "FILE")]
+    pub vcd: Option<PathBuf>,
+    /// Print the result as one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+const REPLAY_EXAMPLES: &str = "\
+Examples:
+  Two ports, two volumes, a new journal:
+    host-agent replay --capture 0=port0.pcap.gz --capture 1=port1.pcap.gz \\
+        --primary 1.0=a.img --primary 1.1=b.img --journal j --create --size 256M
+  More traffic into the same journal:
+    host-agent replay --capture 0=later.pcap --primary 1.0=a.img --primary 1.1=b.img --journal j
+
+Keep a copy of each image from before the first write: it is the base of every restore.
+A write to a volume that no --primary names is dropped by the card and counted.";
+
+/// `log`.
+#[derive(Debug, Args)]
+#[command(after_long_help = LOG_EXAMPLES)]
+pub struct Log {
+    /// The journal
+    #[arg(value_name = "JOURNAL")]
+    pub journal: PathBuf,
+    /// Only entries of this port
+    #[arg(long, value_name = "PORT")]
+    pub port: Option<u8>,
+    /// Only entries from this moment on: ns since 1970, RFC 3339, order:N, end
+    #[arg(long, value_name = "WHEN")]
+    pub from: Option<Moment>,
+    /// Only entries up to this moment, itself included
+    #[arg(long, value_name = "WHEN")]
+    pub to: Option<Moment>,
+    /// Print one JSON object a line
+    #[arg(long)]
+    pub json: bool,
+}
+
+const LOG_EXAMPLES: &str = "\
+Examples:
+  host-agent log j --port 0 --from order:100 --to order:120
+  host-agent log j --from 2026-11-23T10:00:00Z
+  host-agent log j --json | jq 'select(.status != \"updated\")'
+
+What stands in a line:
+  ORDER   place in the journal's order; restore --at order:N is the moment just after it
+  STATUS  updated, refused (nothing was executed), cancelled, unknown, pending (no answer yet)
+  ±NS     bound on the error of the time stamp, ns
+  FLAGS   locked: the port's clock followed the time base; logical: the stamp is the last one + 1;
+          duplicate: a copy of a write that had no answer yet";
+
+/// `verify`.
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// The journal
+    #[arg(value_name = "JOURNAL")]
+    pub journal: PathBuf,
+    /// Print the result as one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `restore`.
+#[derive(Debug, Args)]
+#[command(after_long_help = RESTORE_EXAMPLES)]
+pub struct Restore {
+    /// The journal
+    #[arg(value_name = "JOURNAL")]
+    pub journal: PathBuf,
+    /// The volume, shelf.slot
+    #[arg(long, value_name = "VOLUME")]
+    pub volume: String,
+    /// The volume's image from before the first write; it is only read
+    #[arg(long, value_name = "BASE")]
+    pub base: PathBuf,
+    /// The moment: ns since 1970, RFC 3339, order:N (just after the entry with that order), end
+    #[arg(long, value_name = "WHEN")]
+    pub at: Moment,
+    /// The image to make. It appears under its name only when it is complete
+    #[arg(long, value_name = "OUT")]
+    pub to: PathBuf,
+    /// Replace OUT if it exists
+    #[arg(long)]
+    pub force: bool,
+    /// Go on across gaps in the journal, though the image may be wrong
+    #[arg(long)]
+    pub allow_gaps: bool,
+    /// Print the result as one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+const RESTORE_EXAMPLES: &str = "\
+Examples:
+  host-agent restore j --volume 1.0 --base base.img --at order:1234 --to then.img
+  host-agent restore j --volume 1.0 --base base.img --at 2026-11-23T10:00:00.5+01:00 --to then.img
+  host-agent restore j --volume 1.0 --base base.img --at end --to now.img --force";
+
+/// `PORT=FILE`.
+#[derive(Clone, Debug)]
+pub struct PortFile {
+    /// Port of the card.
+    pub port: usize,
+    /// Capture.
+    pub file: PathBuf,
+}
+
+impl FromStr for PortFile {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (port, file) = split(text, "PORT=FILE, such as 0=port0.pcap.gz")?;
+        let ports = sim::simulated_card::SimulatedCard::PORTS;
+        let port: usize = port.parse().map_err(|e| format!("'{port}' is no port: {e}"))?;
+        if port >= ports {
+            return Err(format!("there is no port {port}: the simulated card has ports 0 to {}", ports - 1));
+        }
+        Ok(Self { port, file: file.into() })
+    }
+}
+
+/// `SHELF.SLOT=FILE`.
+#[derive(Clone, Debug)]
+pub struct VolumeFile {
+    /// AoE shelf.
+    pub shelf: u16,
+    /// AoE slot.
+    pub slot: u8,
+    /// Image.
+    pub file: PathBuf,
+}
+
+impl FromStr for VolumeFile {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (volume, file) = split(text, "VOLUME=IMG, such as 1.0=disk.img")?;
+        let wrong =
+            || format!("'{volume}' is no volume: give shelf.slot, such as 1.0 (shelf to 65534, slot to 254)");
+        let (shelf, slot) = volume.split_once('.').ok_or_else(wrong)?;
+        let shelf: u16 = shelf.parse().map_err(|_| wrong())?;
+        let slot: u8 = slot.parse().map_err(|_| wrong())?;
+        if shelf == layout::aoe::SHELF_BROADCAST || slot == layout::aoe::SLOT_BROADCAST {
+            return Err(wrong());
+        }
+        Ok(Self { shelf, slot, file: file.into() })
+    }
+}
+
+fn split<'a>(text: &'a str, form: &str) -> Result<(&'a str, &'a str), String> {
+    match text.split_once('=') {
+        Some((left, right)) if !left.is_empty() && !right.is_empty() => Ok((left, right)),
+        _ => Err(format!("give {form}")),
+    }
+}
+
+/// A size in bytes; K, M, G and T are powers of 1024.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size(pub u64);
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("'{text}' is no size: give bytes, or K, M, G, T of them, such as 256M");
+        let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+        let shift = match text[digits.len()..].to_ascii_uppercase().as_str() {
+            "" => 0,
+            "K" | "KIB" => 10,
+            "M" | "MIB" => 20,
+            "G" | "GIB" => 30,
+            "T" | "TIB" => 40,
+            _ => return Err(wrong()),
+        };
+        let number: u64 = digits.parse().map_err(|_| wrong())?;
+        number.checked_mul(1 << shift).map(Size).ok_or_else(wrong)
+    }
+}
+
+impl std::fmt::Display for Size {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_volumes_and_ports_parse_or_say_how() {
+        assert_eq!("256M".parse(), Ok(Size(256 << 20)));
+        assert_eq!("1GiB".parse(), Ok(Size(1 << 30)));
+        assert_eq!("512".parse(), Ok(Size(512)));
+        for bad in ["", "M", "1X", "-1", "1.5G", "99999999999T"] {
+            assert!(bad.parse::<Size>().unwrap_err().contains("256M"), "{bad}");
+        }
+        for bad in ["1.0", "=x", "1=x", "65535.0=x", "1.255=x", "1.0="] {
+            assert!(bad.parse::<VolumeFile>().is_err(), "{bad}");
+        }
+        let volume: VolumeFile = "3.4=a=b".parse().unwrap();
+        assert_eq!((volume.shelf, volume.slot, volume.file.to_str()), (3, 4, Some("a=b")));
+        assert!("4=x".parse::<PortFile>().unwrap_err().contains("0 to 3"));
+    }
+}

@@ -1,0 +1,72 @@
+//! Standard output: data for people or, with `--json`, for programs.
+
+use crate::error::Error;
+use serde::Serialize;
+use std::io::{BufWriter, StdoutLock, Write};
+
+/// Standard output, buffered. Call [`Output::finish`] at the end: an error there counts.
+pub struct Output(BufWriter<StdoutLock<'static>>);
+
+impl Output {
+    /// Takes standard output.
+    pub fn new() -> Self {
+        Self(BufWriter::new(std::io::stdout().lock()))
+    }
+
+    /// Writes a line.
+    pub fn line(&mut self, line: impl std::fmt::Display) -> Result<(), Error> {
+        writeln!(self.0, "{line}").map_err(Error::output)
+    }
+
+    /// Writes one JSON object on a line of its own.
+    pub fn json(&mut self, value: &impl Serialize) -> Result<(), Error> {
+        let text = serde_json::to_string(value)
+            .map_err(|e| Error::Failed(format!("putting the output into JSON: {e}")))?;
+        self.line(text)
+    }
+
+    /// Writes what is buffered.
+    pub fn finish(mut self) -> Result<(), Error> {
+        self.flush()
+    }
+
+    /// Writes what is buffered, so that a reader sees it now.
+    pub fn flush(&mut self) -> Result<(), Error> {
+        self.0.flush().map_err(Error::output)
+    }
+}
+
+/// A count with its noun: `1 entry`, `2 entries`.
+pub fn count(number: u64, one: &str, many: &str) -> String {
+    format!("{} {}", grouped(number), if number == 1 { one } else { many })
+}
+
+/// A number with its thousands apart: `1,234,567`.
+pub fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place) % 3 == 0 {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// Bytes as people say them: `8.0 MiB`.
+pub fn bytes(number: u64) -> String {
+    indicatif::BinaryBytes(number).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_for_people() {
+        assert_eq!([0, 999, 1000, 1234567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
+        assert_eq!(count(1, "entry", "entries"), "1 entry");
+        assert_eq!(count(1000, "entry", "entries"), "1,000 entries");
+    }
+}

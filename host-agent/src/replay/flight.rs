@@ -1,0 +1,415 @@
+//! What has been offered to the card and isn't settled yet.
+//!
+//! A write is settled when its answer has come back to its source and its entry has come out of the
+//! port's ring; every entry must be that of a write that was offered, byte for byte by its CRC. What the
+//! card dropped for room or hold shows by having neither: then it is *lost*, and is offered again, in its
+//! place, before anything newer.
+
+use super::events::{aoe_header, is_answer, Request};
+use engine::frame::{classify, Decision, PortRules};
+use layout::aoe::{self, Header};
+use layout::crc;
+use layout::entry::EntryHeader;
+use std::collections::VecDeque;
+
+/// Frames of a port that are kept until they're settled.
+const MAXIMUM_KEPT: usize = 4096;
+
+/// How much may be under way at a port.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Writes without an answer.
+    pub window: usize,
+    /// Bytes that may still lie in the port's buffer. `None`: whatever comes of it.
+    pub buffer_bytes: Option<usize>,
+}
+
+/// What will come back of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Expect {
+    /// An entry, and an answer.
+    Write(Extent),
+    /// An answer.
+    Answer,
+    /// Nothing: it is dropped, or nobody answers it.
+    Nothing,
+}
+
+/// What a write writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Extent {
+    volume: u16,
+    lba: u64,
+    sectors: u16,
+    payload_crc: u32,
+    source: [u8; 6],
+}
+
+impl Extent {
+    fn overlaps(&self, other: &Extent) -> bool {
+        self.volume == other.volume
+            && self.lba < other.lba + u64::from(other.sectors)
+            && other.lba < self.lba + u64::from(self.sectors)
+    }
+}
+
+struct Sent {
+    request: Request,
+    expect: Expect,
+    /// Who asked what; of frames that expect an answer.
+    header: Option<Header>,
+    answered: bool,
+    entry: bool,
+    lost: bool,
+}
+
+impl Sent {
+    /// May it still lie in the port's buffer?
+    fn is_undecided(&self) -> bool {
+        !self.answered && !self.entry && !self.lost
+    }
+
+    fn is_open_write(&self) -> bool {
+        matches!(self.expect, Expect::Write(_)) && !self.answered
+    }
+
+    fn is_settled(&self) -> bool {
+        match self.expect {
+            Expect::Write(_) => self.answered && self.entry,
+            Expect::Answer => self.answered,
+            Expect::Nothing => false,
+        }
+    }
+}
+
+/// Everything under way at all ports.
+pub struct Flight {
+    ports: Vec<VecDeque<Sent>>,
+    offered: Vec<u64>,
+    limits: Limits,
+    rules: PortRules,
+    /// Shelf and slot of the volumes that the target serves.
+    served: Vec<(u16, u8)>,
+}
+
+/// What became of what was under way at a port that has come to rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AtRest {
+    /// Writes that have neither entry nor answer.
+    pub writes: u64,
+    /// Other frames whose answer is missing.
+    pub others: u64,
+}
+
+impl Flight {
+    /// Nothing is under way.
+    pub fn new(ports: usize, limits: Limits, rules: PortRules, served: Vec<(u16, u8)>) -> Self {
+        let lanes = (0..ports).map(|_| VecDeque::new()).collect();
+        Self { ports: lanes, offered: vec![0; ports], limits, rules, served }
+    }
+
+    /// May `request` be offered now?
+    ///
+    /// A write waits for every older one that it overlaps, and a request for every older one that its
+    /// answer could be mistaken for. A copy of a write needn't wait for it.
+    pub fn may_offer(&self, request: &Request) -> bool {
+        let (expect, header) = self.expectation(&request.bytes);
+        let lane = &self.ports[request.port];
+        if lane.len() >= MAXIMUM_KEPT || !self.has_room(request, expect) {
+            return false;
+        }
+        let older = || self.ports.iter().flatten().filter(|sent| !sent.answered);
+        let mistakable = |sent: &Sent| match (&sent.header, &header) {
+            (Some(a), Some(b)) => (a.source, a.tag, a.command) == (b.source, b.tag, b.command),
+            _ => false,
+        };
+        if older().any(mistakable) {
+            return false;
+        }
+        let Expect::Write(extent) = expect else { return true };
+        !older().any(|sent| match sent.expect {
+            Expect::Write(other) => {
+                other.overlaps(&extent) && !(other == extent && sent.request.port == request.port)
+            }
+            _ => false,
+        })
+    }
+
+    fn has_room(&self, request: &Request, expect: Expect) -> bool {
+        let lane = &self.ports[request.port];
+        let in_flight = lane.iter().filter(|sent| sent.is_open_write() && !sent.lost).count();
+        if matches!(expect, Expect::Write(_)) && in_flight >= self.limits.window {
+            return false;
+        }
+        let undecided: usize =
+            lane.iter().filter(|sent| sent.is_undecided()).map(|sent| room(&sent.request.bytes)).sum();
+        match self.limits.buffer_bytes {
+            Some(bytes) => undecided == 0 || undecided + room(&request.bytes) <= bytes,
+            // Nobody could tell whether such a frame was dropped for room, so it comes alone.
+            None => expect != Expect::Nothing || undecided == 0,
+        }
+    }
+
+    /// `request` has been offered.
+    pub fn offered(&mut self, request: Request) {
+        let (expect, header) = self.expectation(&request.bytes);
+        let port = request.port;
+        self.offered[port] += 1;
+        let sent = Sent { request, expect, header, answered: false, entry: false, lost: false };
+        self.ports[port].push_back(sent);
+    }
+
+    /// Takes the next lost frame that has room now: its port and bytes, to be offered again.
+    pub fn offer_lost(&mut self) -> Option<(usize, Vec<u8>)> {
+        for port in 0..self.ports.len() {
+            let Some(at) = self.ports[port].iter().position(|sent| sent.lost) else { continue };
+            let sent = &self.ports[port][at];
+            if self.has_room(&sent.request, sent.expect) {
+                self.offered[port] += 1;
+                let sent = &mut self.ports[port][at];
+                sent.lost = false;
+                return Some((port, sent.request.bytes.clone()));
+            }
+        }
+        None
+    }
+
+    /// Are there lost frames?
+    pub fn has_lost(&self) -> bool {
+        self.ports.iter().flatten().any(|sent| sent.lost)
+    }
+
+    /// Has the write `id` no answer yet?
+    pub fn is_open(&self, id: u64) -> bool {
+        self.ports.iter().flatten().any(|sent| sent.request.id == id && sent.is_open_write())
+    }
+
+    /// Nothing is under way.
+    pub fn is_empty(&self) -> bool {
+        self.ports.iter().all(VecDeque::is_empty)
+    }
+
+    /// Something at `port` may still be in its buffer or with the target.
+    pub fn is_waiting(&self, port: usize) -> bool {
+        self.ports[port].iter().any(|sent| !sent.answered && !sent.lost)
+    }
+
+    /// Frames offered at `port`, those offered again included.
+    pub fn count(&self, port: usize) -> u64 {
+        self.offered[port]
+    }
+
+    /// A frame came out of a port. Says whether it was an answer that was waited for.
+    pub fn answer(&mut self, frame: &[u8]) -> bool {
+        let Some(answer) = aoe_header(frame).filter(is_answer) else { return false };
+        for lane in &mut self.ports {
+            let answers = |sent: &Sent| !sent.answered && is_answer_to(&answer, sent);
+            let Some(at) = lane.iter().position(answers) else { continue };
+            lane[at].answered = true;
+            // A port decides in the order of arrival: what came before this frame has been decided.
+            let mut place = 0;
+            lane.retain(|sent| {
+                place += 1;
+                place > at || sent.expect != Expect::Nothing
+            });
+            lane.retain(|sent| !sent.is_settled());
+            return true;
+        }
+        false
+    }
+
+    /// An entry came out of a port's ring. Says whether a write that was offered there is its origin.
+    pub fn entry(&mut self, header: &EntryHeader) -> bool {
+        let Some(lane) = self.ports.get_mut(usize::from(header.port)) else { return false };
+        let is_origin = |sent: &Sent| match sent.expect {
+            Expect::Write(extent) => {
+                let Extent { volume, lba, sectors, payload_crc, source: _ } = extent;
+                !sent.entry
+                    && (volume, lba, sectors) == (header.volume.get(), header.lba(), header.sectors.get())
+                    && payload_crc == header.payload_crc.get()
+            }
+            _ => false,
+        };
+        let Some(at) = lane.iter().position(is_origin) else { return false };
+        lane[at].entry = true;
+        lane.retain(|sent| !sent.is_settled());
+        true
+    }
+
+    /// `port` has come to rest: everything is decided and answered. What is missing?
+    pub fn at_rest(&self, port: usize) -> AtRest {
+        let missing = |sent: &&Sent| !sent.answered && !sent.entry;
+        let writes = |sent: &&Sent| matches!(sent.expect, Expect::Write(_));
+        let others = |sent: &&Sent| sent.expect == Expect::Answer;
+        let lane = &self.ports[port];
+        AtRest {
+            writes: lane.iter().filter(missing).filter(writes).count() as u64,
+            others: lane.iter().filter(missing).filter(others).count() as u64,
+        }
+    }
+
+    /// `port` has come to rest: forgets what nothing will come back of, and marks as lost the writes
+    /// that have neither entry nor answer; with `others`, other unanswered frames too.
+    pub fn settle(&mut self, port: usize, others: bool) {
+        let lane = &mut self.ports[port];
+        for sent in lane.iter_mut() {
+            match sent.expect {
+                // Whatever became of its answer: the entry is there, and it is final.
+                Expect::Write(_) if sent.entry => sent.answered = true,
+                Expect::Write(_) => sent.lost = !sent.answered,
+                Expect::Answer => sent.lost = others && !sent.answered,
+                Expect::Nothing => {}
+            }
+        }
+        lane.retain(|sent| match sent.expect {
+            Expect::Write(_) => !sent.is_settled(),
+            Expect::Answer => sent.lost,
+            Expect::Nothing => false,
+        });
+    }
+
+    /// The first write at `port` that has neither entry nor answer: which record of the capture it is.
+    pub fn first_missing(&self, port: usize) -> Option<u64> {
+        let mut lane = self.ports[port].iter();
+        lane.find(|sent| sent.is_open_write() && !sent.entry).map(|sent| sent.request.record)
+    }
+
+    fn expectation(&self, frame: &[u8]) -> (Expect, Option<Header>) {
+        let header = aoe_header(frame);
+        match (classify(frame, &self.rules), header) {
+            (Decision::Write(write), Some(header)) => {
+                let extent = Extent {
+                    volume: write.volume,
+                    lba: write.lba,
+                    sectors: write.sectors,
+                    payload_crc: crc::crc32c(&frame[write.payload]),
+                    source: write.source,
+                };
+                (Expect::Write(extent), Some(header))
+            }
+            (Decision::Pass, Some(header)) if self.is_served(&header, frame) => {
+                (Expect::Answer, Some(header))
+            }
+            _ => (Expect::Nothing, None),
+        }
+    }
+
+    /// Does the target answer it?
+    fn is_served(&self, header: &Header, frame: &[u8]) -> bool {
+        let (shelf, slot) = (header.shelf.get(), header.slot);
+        let addressed = self.served.iter().any(|volume| {
+            [volume.0, aoe::SHELF_BROADCAST].contains(&shelf)
+                && [volume.1, aoe::SLOT_BROADCAST].contains(&slot)
+        });
+        let query_of_what_is_set = header.command == aoe::COMMAND_CONFIG
+            && frame.get(engine::frame::CONFIG_COMMAND_BYTE).is_some_and(|byte| byte & 0x0F != 0);
+        addressed && !query_of_what_is_set
+    }
+}
+
+/// Bytes that a frame takes in a port's buffer: whole words, and one that describes it.
+fn room(frame: &[u8]) -> usize {
+    frame.len().next_multiple_of(8) + 8
+}
+
+fn is_answer_to(answer: &Header, sent: &Sent) -> bool {
+    let Some(request) = &sent.header else { return false };
+    (answer.destination, answer.tag, answer.command) == (request.source, request.tag, request.command)
+        && [answer.shelf.get(), aoe::SHELF_BROADCAST].contains(&request.shelf.get())
+        && [answer.slot, aoe::SLOT_BROADCAST].contains(&request.slot)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use engine::frame::VolumeTable;
+    use layout::aoe::Ata;
+    use layout::entry::Kind;
+    use sim::target::{request as frame, Target, TargetVolume, VbladeModel};
+
+    const SOURCE: [u8; 6] = [2, 0, 0, 0, 0, 1];
+
+    fn flight(limits: Limits) -> Flight {
+        let volumes = VolumeTable::new(&[(1, 0)]).unwrap();
+        let rules = PortRules { volumes, allowed: 1, writes_open: true };
+        Flight::new(2, limits, rules, vec![(1, 0)])
+    }
+
+    const NORMAL: Limits = Limits { window: 2, buffer_bytes: Some(4096) };
+    const BURST: Limits = Limits { window: 2, buffer_bytes: None };
+
+    fn write(id: u64, port: usize, lba: u8, byte: u8) -> Request {
+        let ata = Ata {
+            flags: 0x41,
+            error_feature: 0,
+            sectors: 1,
+            command_status: aoe::ATA_WRITE_EXT,
+            lba: [lba, 0, 0, 0, 0, 0],
+            reserved: [0; 2],
+        };
+        let bytes = frame(SOURCE, (1, 0), id as u32, ata, &[byte; 512]);
+        Request { id, port, record: id + 1, bytes }
+    }
+
+    fn answer(request: &Request) -> Vec<u8> {
+        let image = sim::target::Image::Memory(vec![0; 256 * 512]);
+        let mut answers = Vec::new();
+        VbladeModel::new(vec![TargetVolume::new(1, 0, 256, image)]).frame(&request.bytes, 0, &mut answers);
+        answers.remove(0).1
+    }
+
+    fn entry(port: u8, lba: u64, byte: u8) -> EntryHeader {
+        let mut header = EntryHeader::new(Kind::After);
+        header.port = port;
+        header.volume = 0.into();
+        header.sectors = 1.into();
+        header.set_lba(lba);
+        header.seal(&[byte; 512]);
+        header
+    }
+
+    #[test]
+    fn the_window_the_buffer_and_overlaps_hold_writes_back() {
+        let mut flight = flight(NORMAL);
+        let (a, b, c) = (write(0, 0, 0, 1), write(1, 0, 1, 2), write(2, 0, 2, 3));
+        flight.offered(a.clone());
+        assert!(!flight.may_offer(&write(9, 0, 0, 9)), "overlaps");
+        assert!(!flight.may_offer(&write(9, 1, 0, 9)), "overlaps, from another port");
+        assert!(flight.may_offer(&write(9, 0, 0, 1)), "a copy");
+        assert!(!flight.may_offer(&write(0, 0, 7, 9)), "the same tag");
+        flight.offered(b.clone());
+        assert!(!flight.may_offer(&c), "window");
+        assert!(flight.may_offer(&write(9, 1, 7, 1)), "another port's window");
+        assert!(flight.answer(&answer(&a)) && !flight.answer(&answer(&a)));
+        assert!(flight.may_offer(&c) && !flight.is_open(0) && flight.is_open(1));
+        assert!(flight.entry(&entry(0, 0, 1)) && !flight.entry(&entry(0, 0, 1)));
+        assert!(!flight.entry(&entry(0, 1, 9)) && !flight.entry(&entry(1, 1, 2)), "nobody wrote that there");
+        assert!(flight.entry(&entry(0, 1, 2)) && flight.answer(&answer(&b)));
+        assert!(flight.is_empty());
+    }
+
+    #[test]
+    fn lost_frames_are_offered_again_in_their_place() {
+        let mut flight = flight(BURST);
+        let (a, b) = (write(0, 0, 0, 1), write(1, 0, 1, 2));
+        flight.offered(a.clone());
+        flight.offered(b.clone());
+        assert!(flight.entry(&entry(0, 1, 2)) && flight.answer(&answer(&b)));
+        assert_eq!(flight.at_rest(0), AtRest { writes: 1, others: 0 });
+        flight.settle(0, false);
+        assert!(flight.has_lost() && !flight.may_offer(&write(9, 1, 0, 9)), "a lost write is still to come");
+        assert_eq!(flight.offer_lost(), Some((0, a.bytes.clone())));
+        assert_eq!((flight.has_lost(), flight.count(0), flight.is_empty()), (false, 3, false));
+        assert!(flight.answer(&answer(&a)) && flight.entry(&entry(0, 0, 1)) && flight.is_empty());
+    }
+
+    #[test]
+    fn an_answer_that_got_lost_is_no_lost_write() {
+        let mut flight = flight(NORMAL);
+        flight.offered(write(0, 0, 0, 1));
+        assert!(flight.entry(&entry(0, 0, 1)));
+        assert_eq!(flight.at_rest(0), AtRest { writes: 0, others: 0 });
+        flight.settle(0, false);
+        assert!(flight.is_empty());
+    }
+}

@@ -1,0 +1,210 @@
+//! From the card's rings into the journal: order, append, make durable, report back.
+
+use super::flight::Flight;
+use crate::error::Error;
+use driver::{Card, Completions, Driver};
+use journal::order::{Order, OrderError};
+use journal::{takes_order, Journal, OwnedRecord, Record, Source, SourceIdentity};
+use layout::entry::NO_INDEX;
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+/// Bytes of a port that may wait for the other ports' watermarks; beyond, its ring fills.
+const WAITING_BYTES: usize = 4 << 20;
+/// Most that is appended without being made durable.
+const COMMIT_BYTES: usize = 1 << 20;
+/// Longest that something appended waits for being made durable, in the host's time.
+const COMMIT_AFTER: Duration = Duration::from_millis(10);
+
+/// What has become durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DurableNow {
+    /// Last order number that is durable.
+    pub order: u64,
+    /// Entries of this replay that are durable.
+    pub entries: u64,
+}
+
+/// Takes records out of the rings into the journal.
+pub struct Recorder {
+    journal: Journal,
+    order: Order<OwnedRecord>,
+    completions: Completions,
+    noted: HashSet<(u8, u16)>,
+    /// Order of the journal's last entry when the replay began.
+    first_order: u64,
+    first_timestamp: Option<u64>,
+    last_timestamp: u64,
+    entries: u64,
+    durable: DurableNow,
+    uncommitted_bytes: usize,
+    /// Something was appended since the last commit, first at this moment.
+    waiting_since: Option<Instant>,
+}
+
+impl Recorder {
+    /// Appends to `journal` what `ports` ports deliver.
+    pub fn new(journal: Journal, ports: usize) -> Self {
+        let first_order = journal.end().order;
+        Self {
+            journal,
+            order: Order::new((0..ports).map(|port| port as u8), WAITING_BYTES),
+            completions: Completions::new(ports),
+            noted: HashSet::new(),
+            first_order,
+            first_timestamp: None,
+            last_timestamp: 0,
+            entries: 0,
+            durable: DurableNow { order: first_order, entries: 0 },
+            uncommitted_bytes: 0,
+            waiting_since: None,
+        }
+    }
+
+    /// Takes everything that the card has delivered. Returns how many records there were.
+    pub fn take<C: Card>(&mut self, driver: &mut Driver<C>, flight: &mut Flight) -> Result<usize, Error> {
+        driver.poll()?;
+        let mut taken = 0;
+        for port in 0..driver.ports() {
+            let records = self.take_port(driver, port, flight)?;
+            driver.consume(port, records)?;
+            taken += records;
+        }
+        let ready = self.order.drain_ready();
+        self.note_sources(driver, &ready)?;
+        let records: Vec<Record<'_>> = ready.iter().map(OwnedRecord::as_record).collect();
+        self.journal.append(&records, &self.order.delivered()).map_err(explained)?;
+        for record in &ready {
+            self.uncommitted_bytes += record.header.record_bytes();
+            if is_entry(record) {
+                self.entries += 1;
+                self.last_timestamp = record.header.timestamp.get();
+                self.first_timestamp.get_or_insert(self.last_timestamp);
+            }
+        }
+        if !ready.is_empty() {
+            self.waiting_since.get_or_insert_with(Instant::now);
+        }
+        Ok(taken)
+    }
+
+    fn take_port<C: Card>(
+        &mut self,
+        driver: &Driver<C>,
+        port: usize,
+        flight: &mut Flight,
+    ) -> Result<usize, Error> {
+        let mut records = 0;
+        for record in driver.batch(port).records() {
+            if record.made_by_driver {
+                self.order.resume_after_gap(port as u8);
+            }
+            let owned = OwnedRecord { header: *record.header, payload: record.payload.to_vec() };
+            match self.order.push(owned) {
+                Ok(()) => {}
+                Err((_, OrderError::Full { .. })) => break,
+                Err((_, error)) => {
+                    return Err(Error::Failed(format!("ordering what the card delivered: {error}")))
+                }
+            }
+            self.completions.take(&record).map_err(|e| Error::Failed(e.to_string()))?;
+            if takes_order(record.kind) && !flight.entry(record.header) {
+                let header = record.header;
+                return Err(Error::Failed(format!(
+                    "port {port}: the card delivered entry {} (LBA {}, {} sectors), and no write like that was offered",
+                    header.number,
+                    header.lba(),
+                    header.sectors
+                )));
+            }
+            records += 1;
+        }
+        Ok(records)
+    }
+
+    /// The journal has to know who a source index stands for before its first entry.
+    fn note_sources<C: Card>(&mut self, driver: &mut Driver<C>, ready: &[OwnedRecord]) -> Result<(), Error> {
+        for header in ready.iter().filter(|record| is_entry(record)).map(|record| &record.header) {
+            let (port, index) = (header.port, header.source.get());
+            if index == NO_INDEX || !self.noted.insert((port, index)) {
+                continue;
+            }
+            if let Some(mac) = driver.sources(port.into())?.get(usize::from(index)) {
+                let identity = SourceIdentity::Mac(*mac);
+                self.journal.note_source(Source { port, index, identity, since_order: 0 })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes durable what has waited long enough, or all with `now`, and tells the card. Returns what
+    /// is durable if that is more than before.
+    pub fn commit<C: Card>(
+        &mut self,
+        driver: &mut Driver<C>,
+        now: bool,
+    ) -> Result<Option<DurableNow>, Error> {
+        let Some(since) = self.waiting_since else { return Ok(None) };
+        if !now && self.uncommitted_bytes < COMMIT_BYTES && since.elapsed() < COMMIT_AFTER {
+            return Ok(None);
+        }
+        let durable = self.journal.sync().map_err(explained)?;
+        self.waiting_since = None;
+        self.uncommitted_bytes = 0;
+        // One arbiter numbers all ports, and the journal holds its entries in the order of numbers.
+        if let Some(number) = durable.numbers.iter().map(|(_, number)| *number).max() {
+            driver.durable(number)?;
+        }
+        if durable.order == self.durable.order {
+            return Ok(None);
+        }
+        self.durable = DurableNow { order: durable.order, entries: durable.order - self.first_order };
+        Ok(Some(self.durable))
+    }
+
+    /// Entries without an answer.
+    pub fn open(&self, ports: usize) -> usize {
+        (0..ports).map(|port| self.completions.open(port)).sum()
+    }
+
+    /// Ends the session in order.
+    pub fn close(self) -> Result<Recorded, Error> {
+        let durable = self.journal.close()?;
+        Ok(Recorded {
+            entries: self.entries,
+            first_order: self.first_order + 1,
+            last_order: durable.order,
+            first_timestamp: self.first_timestamp,
+            last_timestamp: self.last_timestamp,
+        })
+    }
+}
+
+/// What a replay has put into the journal.
+#[derive(Clone, Copy, Debug)]
+pub struct Recorded {
+    /// Entries.
+    pub entries: u64,
+    /// Order of the first, if there are any.
+    pub first_order: u64,
+    /// Order of the journal's last entry.
+    pub last_order: u64,
+    /// Stamp of the first entry, ns.
+    pub first_timestamp: Option<u64>,
+    /// Stamp of the last entry, ns.
+    pub last_timestamp: u64,
+}
+
+fn is_entry(record: &OwnedRecord) -> bool {
+    layout::entry::Kind::from_byte(record.header.kind).is_ok_and(takes_order)
+}
+
+fn explained(error: journal::Error) -> Error {
+    match error {
+        journal::Error::Full { .. } => Error::JournalHint(
+            error,
+            "what came before is safe; make a larger journal (--create --size) and start from the base images",
+        ),
+        other => other.into(),
+    }
+}

@@ -1,0 +1,109 @@
+//! `host-agent restore`: a volume's image as it was at a moment.
+
+use crate::arguments::Restore;
+use crate::error::Error;
+use crate::output::{bytes, count, grouped, Output};
+use crate::progress::{bar, Unit};
+use journal::restore::{restore, Progress, RestoreOptions, Restored, Stage};
+use journal::{rfc3339, JournalReader};
+use serde::Serialize;
+
+/// The result, as `--json` prints it.
+#[derive(Serialize)]
+struct Printed<'a> {
+    volume: &'a str,
+    out: String,
+    order: u64,
+    timestamp: u64,
+    applied: u64,
+    skipped: u64,
+    doubtful: u64,
+    bytes: u64,
+    gaps: &'a [u8],
+}
+
+/// Runs the command.
+pub fn run(arguments: &Restore) -> Result<(), Error> {
+    let reader = JournalReader::open(&arguments.journal)?;
+    let options = RestoreOptions {
+        volume: &arguments.volume,
+        base: &arguments.base,
+        at: arguments.at,
+        out: &arguments.to,
+        force: arguments.force,
+        allow_gaps: arguments.allow_gaps,
+    };
+    let restored = with_bars(|progress| restore(&reader, &options, progress)).map_err(hinted)?;
+    let mut output = Output::new();
+    if arguments.json {
+        let Restored { order, timestamp, applied, skipped, doubtful, bytes, ref gaps } = restored;
+        let (volume, out) = (arguments.volume.as_str(), arguments.to.display().to_string());
+        output.json(&Printed { volume, out, order, timestamp, applied, skipped, doubtful, bytes, gaps })?;
+    } else {
+        print(arguments, &restored, &mut output)?;
+    }
+    output.finish()
+}
+
+fn hinted(error: journal::Error) -> Error {
+    match error {
+        journal::Error::Exists { .. } => Error::JournalHint(error, "--force replaces it"),
+        journal::Error::Gap { .. } => {
+            Error::JournalHint(error, "--allow-gaps goes on all the same, and the image may be wrong")
+        }
+        other => other.into(),
+    }
+}
+
+/// One bar for each stage.
+fn with_bars<T>(work: impl FnOnce(&mut dyn FnMut(Progress)) -> T) -> T {
+    let mut current: Option<(Stage, indicatif::ProgressBar)> = None;
+    let result = work(&mut |progress| {
+        if current.as_ref().is_none_or(|(stage, _)| *stage != progress.stage) {
+            let (what, unit) = match progress.stage {
+                Stage::Reading => ("reading", Unit::Of("entries")),
+                Stage::Copying => ("copying", Unit::Bytes),
+                Stage::Applying => ("applying", Unit::Of("entries")),
+            };
+            if let Some((_, old)) = current.replace((progress.stage, bar(what, unit))) {
+                old.finish_and_clear();
+            }
+        }
+        if let Some((_, bar)) = &current {
+            // The end of everything is asked for with the largest number there is.
+            let total = if progress.total == u64::MAX { progress.done } else { progress.total };
+            bar.set_length(total);
+            bar.set_position(progress.done.min(total));
+        }
+    });
+    if let Some((_, bar)) = current {
+        bar.finish_and_clear();
+    }
+    result
+}
+
+fn print(arguments: &Restore, restored: &Restored, output: &mut Output) -> Result<(), Error> {
+    let moment = match restored.order {
+        0 => "before the first write".to_owned(),
+        order => format!("just after order:{order} ({})", rfc3339(restored.timestamp)),
+    };
+    output.line(format!("{}: volume {} as it was {moment}", arguments.to.display(), arguments.volume))?;
+    output.line(format!(
+        "  {} of this volume applied to {} ({}), {} not executed by the target",
+        count(restored.applied, "write", "writes"),
+        arguments.base.display(),
+        bytes(restored.bytes),
+        grouped(restored.skipped)
+    ))?;
+    if restored.doubtful > 0 {
+        let entries = count(restored.doubtful, "write is", "writes are");
+        output.line(format!(
+            "  note: {entries} in the image though nobody knows whether the target executed them"
+        ))?;
+    }
+    if !restored.gaps.is_empty() {
+        let ports = restored.gaps.iter().map(u8::to_string).collect::<Vec<_>>().join(", ");
+        output.line(format!("  warning: the image crosses gaps of port {ports} and may be wrong"))?;
+    }
+    Ok(())
+}

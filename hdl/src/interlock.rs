@@ -82,6 +82,7 @@ logic_block! {
         released: Signal<Local, bool>,
         known_now: Signal<Local, Bits<8>>,
         cleared_now: Signal<Local, Bits<8>>,
+        copied_now: Signal<Local, Bits<8>>,
         no_source: Fixed<4, 15>,
         most_copies: Fixed<3, 4>,
     }
@@ -91,7 +92,7 @@ block_default! {
     Interlock<P> {
         clock, known, cleared, copied, turn, scan, wanted, blocked, copies, stale, turn_next, turn_bit,
         turn_plus, scan_next, scan_slot, read_slot, known_here, waiting_here, head_here, wanted_sectors, conflict, copy_here,
-        copies_next, admitted, released, known_now, cleared_now, no_source, most_copies,
+        copies_next, admitted, released, known_now, cleared_now, copied_now, no_source, most_copies,
     }
     arrays {
         waiting, head, clear, copy, admit, admit_slot, free, free_slot, slots, busy, slot_bit,
@@ -117,6 +118,7 @@ impl<const P: usize> Logic for Interlock<P> {
         self.waiting_here.next = self.waiting[0].val();
         self.known_now.next = self.known.q.val();
         self.cleared_now.next = self.cleared.q.val();
+        self.copied_now.next = self.copied.q.val();
         for i in 0..P {
             self.busy[i].clock.next = self.clock.val();
             self.busy[i].d.next = self.busy[i].q.val();
@@ -215,9 +217,9 @@ impl<const P: usize> Logic for Interlock<P> {
                     if !self.blocked.q.val() {
                         self.cleared_now.next = self.cleared.q.val() | self.turn_bit.val();
                     }
-                    self.copied.d.next = self.copied.q.val() & !self.turn_bit.val();
+                    self.copied_now.next = self.copied.q.val() & !self.turn_bit.val();
                     if self.copies.q.val() != 0 {
-                        self.copied.d.next = self.copied.q.val() | self.turn_bit.val();
+                        self.copied_now.next = self.copied.q.val() | self.turn_bit.val();
                     }
                 }
             }
@@ -227,9 +229,11 @@ impl<const P: usize> Logic for Interlock<P> {
         }
         self.known.d.next = self.known_now.val();
         self.cleared.d.next = self.cleared_now.val();
+        self.copied.d.next = self.copied_now.val();
         if self.released.val() {
-            // The clear ones stay clear, the blocked ones try again.
-            self.known.d.next = self.known_now.val() & self.cleared_now.val();
+            // The clear ones stay clear; the blocked ones try again, and the copies too, whose original may
+            // be what was answered.
+            self.known.d.next = self.known_now.val() & self.cleared_now.val() & !self.copied_now.val();
         }
         if self.admitted.val() {
             self.known.d.next = bits::<8>(0);

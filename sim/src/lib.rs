@@ -8,4 +8,4 @@ pub mod verilator;
 pub mod waveform;
 pub mod wire;
 
-pub use simulated_card::{CardOptions, SimulatedCard, PORTS};
+pub use simulated_card::{CardOptions, SimulatedCard, UplinkFrame, PORTS};

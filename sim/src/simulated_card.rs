@@ -57,6 +57,15 @@ impl Default for CardOptions {
     }
 }
 
+/// A frame at the uplink, as a log of the wire holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UplinkFrame {
+    /// Left the card; its place in the log is where its first word left.
+    Left(Vec<u8>),
+    /// Came from the target; its place in the log is where its last word came.
+    Came(Vec<u8>),
+}
+
 /// An answer on its way back from the target.
 type Flying = Reverse<(u64, u64, Vec<u8>)>;
 
@@ -71,6 +80,9 @@ pub struct SimulatedCard {
     returned: [VecDeque<Vec<u8>>; PORTS],
     uplink_sender: Sender,
     uplink_receiver: Receiver,
+    uplink_incoming: Receiver,
+    uplink_log: Option<Vec<UplinkFrame>>,
+    uplink_left_at: Option<usize>,
     answers: BinaryHeap<Flying>,
     answers_made: u64,
     cycles: u64,
@@ -114,6 +126,9 @@ impl SimulatedCard {
             returned: Default::default(),
             uplink_sender: Sender::new(GAP_WORDS),
             uplink_receiver: Receiver::default(),
+            uplink_incoming: Receiver::default(),
+            uplink_log: None,
+            uplink_left_at: None,
             answers: BinaryHeap::new(),
             answers_made: 0,
             cycles: 0,
@@ -169,6 +184,16 @@ impl SimulatedCard {
     /// Frames that the card dropped on the way from the uplink because they were bad or found no room.
     pub fn uplink_drops(&self) -> u64 {
         self.card.uplink_drops.val().to_u64()
+    }
+
+    /// Keeps a log of the uplink from now on. It grows with every frame: for tests.
+    pub fn log_uplink(&mut self) {
+        self.uplink_log.get_or_insert_with(Vec::new);
+    }
+
+    /// The log of the uplink, empty unless asked for.
+    pub fn uplink_log(&self) -> &[UplinkFrame] {
+        self.uplink_log.as_deref().unwrap_or_default()
     }
 
     /// Lets `cycles` core cycles pass.
@@ -227,6 +252,9 @@ impl SimulatedCard {
         let word = self.uplink_sender.next_word();
         self.card.uplink_rx_valid.next = word.is_some();
         if let Some(word) = word {
+            if let Some(log) = &mut self.uplink_log {
+                log.extend(self.uplink_incoming.word(word).map(UplinkFrame::Came));
+            }
             self.card.uplink_rx_data.next = bits(word.data);
             self.card.uplink_rx_keep.next = bits(word.keep as u64);
             self.card.uplink_rx_last.next = word.last;
@@ -263,7 +291,13 @@ impl SimulatedCard {
                 last: card.uplink_tx_last.val(),
                 error: false,
             };
+            let logged = self.uplink_log.as_ref().map(Vec::len);
+            let began_at = *self.uplink_left_at.get_or_insert(logged.unwrap_or(0));
             if let Some(frame) = self.uplink_receiver.word(word) {
+                self.uplink_left_at = None;
+                if let Some(log) = &mut self.uplink_log {
+                    log.insert(began_at, UplinkFrame::Left(frame.clone()));
+                }
                 let mut answers = Vec::new();
                 self.target.frame(&frame, self.cycles, &mut answers);
                 for (delay, answer) in answers {

@@ -1,0 +1,211 @@
+//! The simulated card against the reference model (`engine::reference`): random frames, good and bad, at
+//! all ports; every record of every ring and every frame at the uplink must be what the model says, bit
+//! for bit, given the card's own choices of order, stamp and slot.
+//!
+//! `CHRONO_SEED=n` runs one seed; `CHRONO_SEEDS=n` runs that many.
+
+use driver::{BringUp, Driver};
+use engine::frame::{PortRules, VolumeTable};
+use engine::reference::{check, Trace, Uplink};
+use layout::aoe::{self, Ata};
+use layout::entry::Kind;
+use layout::registers::Counter;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use sim::target::{request, Image, Target, TargetVolume, VbladeModel};
+use sim::{CardOptions, SimulatedCard, UplinkFrame, PORTS};
+use std::time::Duration;
+use zerocopy::IntoBytes;
+
+const VOLUMES: [(u16, u8); 3] = [(1, 0), (1, 1), (7, 3)];
+const SECTORS: u64 = 96;
+const FRAMES_PER_PORT: usize = 60;
+
+/// Answers as the model does, after a random while, so that answers overtake each other.
+struct Shuffling {
+    model: VbladeModel,
+    random: ChaCha8Rng,
+}
+
+impl Target for Shuffling {
+    fn frame(&mut self, frame: &[u8], cycle: u64, answers: &mut Vec<(u64, Vec<u8>)>) {
+        self.model.frame(frame, cycle, answers);
+        for (delay, _) in answers.iter_mut() {
+            *delay = self.random.random_range(50..4000);
+        }
+    }
+}
+
+fn ata(command: u8, lba: u64, sectors: u8) -> Ata {
+    Ata {
+        flags: 0x41,
+        error_feature: 0,
+        sectors,
+        command_status: command,
+        lba: lba.to_le_bytes()[..6].try_into().unwrap(),
+        reserved: [0; 2],
+    }
+}
+
+/// A frame that a source on `port` might send. Most are good writes; all that the allow-list tells apart
+/// come up.
+fn random_frame(random: &mut ChaCha8Rng, port: usize, tag: u32, before: &[Vec<u8>]) -> Vec<u8> {
+    let source = [2, 0, 0, 0, port as u8, random.random_range(0..3)];
+    let volume = VOLUMES[if random.random_bool(0.9) { random.random_range(0..2) } else { 2 }];
+    let lba = random.random_range(0..SECTORS + 2);
+    let sectors = if random.random_bool(0.8) { random.random_range(1..=3) } else { random.random_range(1..=17) };
+    let command = if random.random_bool(0.2) { aoe::ATA_WRITE } else { aoe::ATA_WRITE_EXT };
+    let mut data = vec![0; sectors as usize * 512];
+    random.fill(&mut data[..]);
+    match random.random_range(0..20) {
+        0..=10 => request(source, volume, tag, ata(command, lba, sectors), &data),
+        // A copy of something sent lately, with a new tag.
+        11 | 12 => match before.len() {
+            0 => request(source, volume, tag, ata(command, lba, sectors), &data),
+            sent => {
+                let mut copy = before[sent - 1 - random.random_range(0..sent.min(4))].clone();
+                if copy.len() >= 24 {
+                    copy[20..24].copy_from_slice(tag.as_bytes());
+                    copy[20] &= 0x7F;
+                }
+                copy
+            }
+        },
+        13 => request(source, volume, tag, ata(aoe::ATA_READ_EXT, lba, 1), &[]),
+        14 => request(source, volume, tag, ata([0xEC, 0xE7, 0x20, 0xEA][random.random_range(0..4)], lba, 1), &data),
+        15 => {
+            // Any other EtherType, any length that Ethernet and jumbo frames have.
+            let mut other = vec![0; random.random_range(14..400)];
+            random.fill(&mut other[..]);
+            other[..6].fill(0xFF);
+            other[6..12].copy_from_slice(&source);
+            other[12] = 0x08;
+            other
+        }
+        _ => {
+            // A write with one or two bytes of its headers changed, perhaps cut short.
+            let mut frame = request(source, volume, tag, ata(command, lba, sectors), &data);
+            for _ in 0..random.random_range(1..3) {
+                let at = random.random_range(12..28);
+                frame[at] = match random.random_range(0..4) {
+                    0 => [0x81, 0x00, 0x88, 0xA8, 0xA2][random.random_range(0..5)],
+                    1 => frame[at] ^ (1 << random.random_range(0..8)),
+                    2 => 0xFF,
+                    _ => random.random(),
+                };
+            }
+            if random.random_bool(0.3) {
+                frame.truncate(random.random_range(12..=frame.len()));
+            }
+            frame
+        }
+    }
+}
+
+fn run(seed: u64) {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let volumes = VOLUMES[..2]
+        .iter()
+        .map(|&(shelf, slot)| {
+            TargetVolume::new(shelf, slot, SECTORS, Image::Memory(vec![0; SECTORS as usize * 512]))
+        })
+        .collect();
+    let target = Shuffling { model: VbladeModel::new(volumes), random: ChaCha8Rng::seed_from_u64(!seed) };
+    let options = CardOptions { cycles_per_word: random.random_range(1..=2), ..CardOptions::default() };
+    let mut card = SimulatedCard::new(options, Box::new(target)).unwrap();
+    card.log_uplink();
+    let mut settings = BringUp::new(1, 1_790_000_000_000_000_000, PORTS);
+    settings.volumes = VOLUMES[..2].to_vec();
+    let allowed = [3, 3, 1, 2];
+    for (port, allowed) in settings.ports.iter_mut().zip(allowed) {
+        port.volumes = allowed;
+    }
+    settings.number_floor = random.random_range(0..1 << 40);
+    let mut driver = Driver::bring_up(card, &settings).unwrap();
+
+    let mut frames: Vec<Vec<Vec<u8>>> = vec![Vec::new(); PORTS];
+    let mut tag = 0u32;
+    for _ in 0..FRAMES_PER_PORT {
+        for (port, sent) in frames.iter_mut().enumerate() {
+            tag += 1;
+            let frame = random_frame(&mut random, port, tag, sent);
+            driver.card_mut().offer(port, frame.clone());
+            sent.push(frame);
+        }
+    }
+
+    let mut records: Vec<Vec<Vec<u8>>> = vec![Vec::new(); PORTS];
+    let (mut entries, mut completions, mut quiet) = (0, 0, 0);
+    // Two flush periods without anything new, all sent and all answered: that's the end.
+    while quiet < 3 {
+        driver.wait(Duration::from_micros(700)).unwrap();
+        driver.poll().unwrap();
+        quiet += 1;
+        for (port, records) in records.iter_mut().enumerate() {
+            let batch = driver.batch(port);
+            let count = batch.len();
+            for record in batch.records() {
+                assert!(!record.made_by_driver, "seed {seed}: port {port} lost records");
+                entries += usize::from(record.kind == Kind::After);
+                completions += usize::from(record.kind == Kind::Completion);
+                let mut bytes = [record.header.as_bytes(), record.payload].concat();
+                bytes.resize(record.header.record_bytes(), 0);
+                records.push(bytes);
+                quiet = 0;
+            }
+            driver.consume(port, count).unwrap();
+        }
+        if (0..PORTS).any(|port| driver.card().queued(port) > 0) || entries != completions {
+            quiet = 0;
+        }
+        assert!(driver.card().cycles() < 6_000_000, "seed {seed}: {entries} entries, {completions} completions, and no end");
+    }
+
+    let table = VolumeTable::new(&VOLUMES[..2]).unwrap();
+    let rules: Vec<PortRules> = allowed
+        .iter()
+        .map(|&allowed| PortRules { volumes: table.clone(), allowed, writes_open: true })
+        .collect();
+    let uplink: Vec<Uplink> = driver
+        .card()
+        .uplink_log()
+        .iter()
+        .map(|frame| match frame {
+            UplinkFrame::Left(bytes) => Uplink::Forwarded(bytes.clone()),
+            UplinkFrame::Came(bytes) => Uplink::Answer(bytes.clone()),
+        })
+        .collect();
+    let trace = Trace {
+        rules: &rules,
+        number_floor: settings.number_floor,
+        stamp_floor: settings.stamp_floor,
+        frames: &frames,
+        uplink: &uplink,
+        records: &records,
+    };
+    let expected = check(&trace).unwrap_or_else(|mismatch| panic!("seed {seed}: {mismatch}"));
+    for port in 0..PORTS {
+        let counters = driver.counters(port).unwrap();
+        // A frame that found no room was counted as that, whatever it was.
+        let lost = counters.get(Counter::DroppedBuffer) + counters.get(Counter::DroppedHold);
+        let unforwarded = (expected.unadmitted[port] + expected.unpassed[port]) as u64;
+        assert_eq!(lost, unforwarded, "seed {seed}: port {port}, frames without room");
+        for (&counter, &count) in &expected.counters[port] {
+            if counter != Counter::Passed && counter != Counter::Journaled {
+                assert_eq!(counters.get(counter), count, "seed {seed}: port {port}, {}", counter.name());
+            }
+        }
+    }
+    println!("seed {seed}: {entries} entries, {} cycles", driver.card().cycles());
+}
+
+#[test]
+fn the_card_does_what_the_reference_model_says() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    if let Some(seed) = number("CHRONO_SEED") {
+        return run(seed);
+    }
+    for seed in 0..number("CHRONO_SEEDS").unwrap_or(20) {
+        run(seed);
+    }
+}

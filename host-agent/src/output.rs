@@ -54,7 +54,7 @@ pub fn grouped(number: u64) -> String {
     out
 }
 
-/// Bytes as people say them: `8.0 MiB`.
+/// Bytes as people say them: `8.00 MiB`.
 pub fn bytes(number: u64) -> String {
     indicatif::BinaryBytes(number).to_string()
 }

@@ -101,7 +101,7 @@ impl Run<'_> {
                 }
                 looked = driver.card().cycles();
             }
-            if cycle - news > STUCK_CYCLES {
+            if driver.card().cycles() - news > STUCK_CYCLES {
                 return Err(Error::Failed(format!(
                     "the card has not moved for {STUCK_CYCLES} cycles; frames are still undecided"
                 )));

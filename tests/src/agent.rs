@@ -100,5 +100,11 @@ pub fn agent<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Ran {
 /// Runs `host-agent` in a shell that may write no file beyond `blocks` of 512 bytes: a disk that is full.
 pub fn agent_on_a_full_disk(blocks: u64, arguments: &[String]) -> Ran {
     let script = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\"");
-    Command::new("sh").args(["-c", &script]).arg(program()).args(arguments).output().expect("sh starts").into()
+    Command::new("sh")
+        .args(["-c", &script])
+        .arg(program())
+        .args(arguments)
+        .output()
+        .expect("sh starts")
+        .into()
 }

@@ -44,7 +44,11 @@ fn cases() -> Vec<Case> {
         ("AFlags all set", bent(3, |f| f[24] = 0xFF), JOURNALED),
         ("payload beyond the count", bent(4, |f| f.extend_from_slice(&[0xEE; 700])), JOURNALED),
         ("to a foreign MAC", bent(5, |f| f[0..6].fill(0x0A)), JOURNALED),
-        ("28 bits count, the rest is noise", bent(6, |f| (f[27], f[31], f[32]) = (0x30, 0xF0, 0x77)), JOURNALED),
+        (
+            "28 bits count, the rest is noise",
+            bent(6, |f| (f[27], f[31], f[32]) = (0x30, 0xF0, 0x77)),
+            JOURNALED,
+        ),
         ("header version 2", bent(10, |f| f[14] = 0x20), "dropped-version"),
         ("header version 0", bent(11, |f| f[14] = 0x00), "dropped-version"),
         ("every shelf", bent(12, |f| f[16..18].fill(0xFF)), "dropped-broadcast-write"),
@@ -75,7 +79,11 @@ fn cases() -> Vec<Case> {
         ("reserve", bent(47, |f| (f[19], f[24], f[25]) = (3, 0, 0)), PASSED),
     ];
     for (place, command) in [0x35, 0x39, 0x3D, 0x61, 0xCA, 0xC5].into_iter().enumerate() {
-        cases.push(("another write command", bent(60 + place as u32, |f| f[27] = command), "dropped-ata-command"));
+        cases.push((
+            "another write command",
+            bent(60 + place as u32, |f| f[27] = command),
+            "dropped-ata-command",
+        ));
     }
     cases
 }

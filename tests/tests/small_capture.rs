@@ -51,7 +51,10 @@ fn every_write_is_journaled_once_and_every_moment_can_be_had_back() {
     for (volume, _) in set.volumes() {
         restore(folder.path(), &volume, "end", &folder.path().join("end")).fine();
         let (end, image) = (folder.path().join("end"), folder.path().join(format!("{volume}.img")));
-        assert!(std::fs::read(end).unwrap() == std::fs::read(image).unwrap(), "the end is what primary holds");
+        assert!(
+            std::fs::read(end).unwrap() == std::fs::read(image).unwrap(),
+            "the end is what primary holds"
+        );
     }
 }
 

@@ -4,6 +4,7 @@
 //! Time is the card's: it runs while the driver waits or accesses a register, and stands still otherwise.
 //! The same calls give the same cycles, so a run repeats exactly.
 
+use crate::co_check::{CoCheck, Mismatch};
 use crate::pcie_root::{Beat, Event, Region, Root, RootError};
 use crate::target::Target;
 use crate::waveform::Waveform;
@@ -49,11 +50,13 @@ pub struct CardOptions {
     pub cycles_per_word: u64,
     /// Write a waveform of everything here. Slow, and large.
     pub vcd: Option<PathBuf>,
+    /// Check every event against the Verilated card, compiled and kept in this folder.
+    pub co_check: Option<PathBuf>,
 }
 
 impl Default for CardOptions {
     fn default() -> Self {
-        Self { leaf_errors_ppm: [97.0, -61.0, 13.0, -100.0], cycles_per_word: 1, vcd: None }
+        Self { leaf_errors_ppm: [97.0, -61.0, 13.0, -100.0], cycles_per_word: 1, vcd: None, co_check: None }
     }
 }
 
@@ -90,6 +93,8 @@ pub struct SimulatedCard {
     cycles_per_word: u64,
     worst_skew_ns: f64,
     waveform: Option<Waveform>,
+    co_check: Option<CoCheck>,
+    mismatch: Option<Mismatch>,
     fault: Option<RootError>,
     fired: u64,
 }
@@ -116,6 +121,10 @@ impl SimulatedCard {
             ready.next = true;
         }
         let waveform = options.vcd.as_deref().map(|path| Waveform::create(path, &*card)).transpose()?;
+        let co_check = match &options.co_check {
+            Some(cache) => Some(CoCheck::new(&*card, cache).map_err(io::Error::other)?),
+            None => None,
+        };
         Ok(Self {
             card,
             root: Root::new(BAR0_ADDRESS, CARD_ID, MAX_PAYLOAD_CODE),
@@ -136,6 +145,8 @@ impl SimulatedCard {
             cycles_per_word: options.cycles_per_word,
             worst_skew_ns: 0.0,
             waveform,
+            co_check,
+            mismatch: None,
             fault: None,
             fired: 0,
         })
@@ -208,17 +219,17 @@ impl SimulatedCard {
         self.card.clock.next = false.into();
         self.card.time_clock.next = false.into();
         self.set_inputs();
-        settle(&mut *self.card);
+        self.settle();
         self.sample_outputs();
         let edge = (2 * self.cycles + 1) * HALF_CORE_FS;
         // The time base's edges fall between the core's; where both would coincide the core's is first.
         if self.next_time_edge < edge {
             self.card.time_clock.next = true.into();
-            settle(&mut *self.card);
+            self.settle();
             self.next_time_edge += TIME_FS;
         }
         self.card.clock.next = true.into();
-        settle(&mut *self.card);
+        self.settle();
         self.cycles += 1;
         if self.cycles % SKEW_INTERVAL == 0 {
             self.look_at_skew();
@@ -229,6 +240,22 @@ impl SimulatedCard {
                 self.waveform = None;
             }
         }
+    }
+
+    /// Settles the card; that is an event, also for the Verilated one.
+    fn settle(&mut self) {
+        settle(&mut *self.card);
+        if let Some(co_check) = &mut self.co_check {
+            if let Err(mismatch) = co_check.event(&*self.card) {
+                self.mismatch.get_or_insert(mismatch);
+            }
+        }
+    }
+
+    /// Ends the check against the Verilated card: events and clock edges compared, or where they part.
+    pub fn finish_co_check(&mut self) -> Option<Result<(u64, u64), Mismatch>> {
+        let finished = self.co_check.take()?.finish();
+        Some(self.mismatch.take().map_or(finished, Err))
     }
 
     fn set_inputs(&mut self) {

@@ -14,6 +14,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use sim::target::{request, Image, Target, TargetVolume, VbladeModel};
 use sim::{CardOptions, SimulatedCard, UplinkFrame, PORTS};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use zerocopy::IntoBytes;
 
@@ -102,7 +103,7 @@ fn random_frame(random: &mut ChaCha8Rng, port: usize, tag: u32, before: &[Vec<u8
     }
 }
 
-fn run(seed: u64) {
+fn run(seed: u64, co_check: bool) {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let volumes = VOLUMES[..2]
         .iter()
@@ -111,7 +112,11 @@ fn run(seed: u64) {
         })
         .collect();
     let target = Shuffling { model: VbladeModel::new(volumes), random: ChaCha8Rng::seed_from_u64(!seed) };
-    let options = CardOptions { cycles_per_word: random.random_range(1..=2), ..CardOptions::default() };
+    let options = CardOptions {
+        cycles_per_word: random.random_range(1..=2),
+        co_check: co_check.then(verilated),
+        ..CardOptions::default()
+    };
     let mut card = SimulatedCard::new(options, Box::new(target)).unwrap();
     card.log_uplink();
     let mut settings = BringUp::new(1, 1_790_000_000_000_000_000, PORTS);
@@ -120,6 +125,8 @@ fn run(seed: u64) {
     for (port, allowed) in settings.ports.iter_mut().zip(allowed) {
         port.volumes = allowed;
     }
+    // Short, so that the end of a run is soon seen.
+    settings.timeouts.flush_period = layout::registers::ticks(40);
     settings.number_floor = random.random_range(0..1 << 40);
     let mut driver = Driver::bring_up(card, &settings).unwrap();
 
@@ -138,7 +145,7 @@ fn run(seed: u64) {
     let (mut entries, mut completions, mut quiet) = (0, 0, 0);
     // Two flush periods without anything new, all sent and all answered: that's the end.
     while quiet < 3 {
-        driver.wait(Duration::from_micros(700)).unwrap();
+        driver.wait(Duration::from_micros(60)).unwrap();
         driver.poll().unwrap();
         quiet += 1;
         for (port, records) in records.iter_mut().enumerate() {
@@ -197,15 +204,33 @@ fn run(seed: u64) {
         }
     }
     println!("seed {seed}: {entries} entries, {} cycles", driver.card().cycles());
+    if let Some(result) = driver.card_mut().finish_co_check() {
+        let (events, edges) = result.unwrap_or_else(|mismatch| panic!("seed {seed}: {mismatch}"));
+        println!("seed {seed}: {events} events, {edges} clock edges, the Verilated card does the same");
+    }
 }
 
 #[test]
 fn the_card_does_what_the_reference_model_says() {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     if let Some(seed) = number("CHRONO_SEED") {
-        return run(seed);
+        return run(seed, false);
     }
     for seed in 0..number("CHRONO_SEEDS").unwrap_or(20) {
-        run(seed);
+        run(seed, false);
+    }
+}
+
+/// Where Verilated models are kept.
+fn verilated() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("verilated")
+}
+
+#[test]
+fn the_verilated_card_does_the_same_in_every_cycle() {
+    let seeds = std::env::var("CHRONO_SEED").ok().and_then(|text| text.parse().ok());
+    match seeds {
+        Some(seed) => run(seed, true),
+        None => (100..102).for_each(|seed| run(seed, true)),
     }
 }

@@ -8,7 +8,7 @@ use std::str::FromStr;
 /// Continuous data protection for block storage: every write of the storage network is kept, and any
 /// moment can be had back.
 #[derive(Debug, Parser)]
-#[command(version, arg_required_else_help = true, subcommand_required = true, after_help = EXAMPLES)]
+#[command(name = "host-agent", bin_name = "host-agent", version, arg_required_else_help = true, subcommand_required = true, after_help = EXAMPLES)]
 pub struct Arguments {
     /// What to do.
     #[command(subcommand)]
@@ -29,23 +29,30 @@ Exit codes: 0 fine, 1 what was asked failed, 2 misuse.";
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Replay captured AoE traffic through the simulated card into a journal
+    ///
+    /// Feeds the frames that sources sent, as captured, into the ports of a simulated Chronoswitch card: the
+    /// gateware itself, stepped clock by clock. A model of vblade answers from the images and updates them.
+    /// Frames that targets sent are ignored, idle time is skipped, and a write enters only when the answers
+    /// that its source had when it sent the write have come, so that every order that mattered is kept.
     Replay(Replay),
     /// List the entries of a journal
     Log(Log),
     /// Prove a journal: read everything, trust nothing
+    ///
+    /// Reads every byte in use and checks it against every other that speaks of it, with code of its own.
+    /// Says what was checked, or exactly where the journal is broken (then the exit code is 1). A torn tail
+    /// is no damage: it was being written when its writer stopped, and was never reported durable.
     Verify(Verify),
     /// Make the image of a volume as it was at a moment
+    ///
+    /// Copies the base and applies every write up to the moment, in order. The base is the volume's image
+    /// from before the first write in the journal. OUT is sparse where it can be.
     Restore(Restore),
 }
 
 /// `replay`.
-///
-/// Feeds the frames that sources sent, as captured, into the ports of a simulated Chronoswitch card: the
-/// gateware itself, stepped clock by clock. A model of vblade answers from the images and updates them.
-/// Frames that targets sent are ignored, idle time is skipped, and a write enters only when the answers
-/// that its source already had have come, so that every order that mattered is kept.
 #[derive(Debug, Args)]
-#[command(verbatim_doc_comment, after_long_help = REPLAY_EXAMPLES)]
+#[command(after_long_help = REPLAY_EXAMPLES)]
 pub struct Replay {
     /// A capture (pcap or pcapng, may be gzipped) and the port that its sources are attached to; once a port
     #[arg(long, value_name = "PORT=FILE", required = true)]
@@ -76,7 +83,7 @@ pub struct Replay {
     /// Print a line whenever more has become durable in the journal
     #[arg(long)]
     pub progress_durable: bool,
-    /// Write the gateware's signals to a VCD file (large: about 1 MB per 1000 cycles)
+    /// Write the gateware's signals to a VCD file (slow, and large)
     #[arg(long, value_name = "FILE")]
     pub vcd: Option<PathBuf>,
     /// Print the result as one JSON object

@@ -8,6 +8,7 @@ fn help_is_fine_and_teaches() {
         let help = agent([command, "--help"]).fine().stdout;
         assert!(help.contains("Usage: host-agent"), "{help}");
     }
+    assert!(agent(["replay", "--help"]).fine().stdout.contains("the gateware itself"));
     let help = agent(["--help"]).fine().stdout;
     assert!(help.contains("Exit codes: 0 fine, 1 what was asked failed, 2 misuse"), "{help}");
     assert!(agent(["restore", "--help"]).fine().stdout.contains("--at order:1234"));

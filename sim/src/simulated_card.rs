@@ -4,9 +4,10 @@
 //! Time is the card's: it runs while the driver waits or accesses a register, and stands still otherwise.
 //! The same calls give the same cycles, so a run repeats exactly.
 
-use crate::co_check::{CoCheck, Mismatch};
+use crate::co_check::{CoCheck, Mismatch, Recorder, Trace};
 use crate::pcie_root::{Beat, Event, Region, Root, RootError};
 use crate::target::Target;
+use crate::verilator::{Model, VerilatorError};
 use crate::waveform::Waveform;
 use crate::wire::{Outgoing, Receiver, Sender, Word};
 use driver::{Card, CardError, DmaRegion, Interrupts};
@@ -17,7 +18,7 @@ use layout::registers::CORE_HZ;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Ports of the simulated card: the standard configuration.
@@ -52,11 +53,13 @@ pub struct CardOptions {
     pub vcd: Option<PathBuf>,
     /// Check every event against the Verilated card, compiled and kept in this folder.
     pub co_check: Option<PathBuf>,
+    /// Record what happens at the card's ports, for replay on another simulator. Grows with every event.
+    pub record: bool,
 }
 
 impl Default for CardOptions {
     fn default() -> Self {
-        Self { leaf_errors_ppm: [97.0, -61.0, 13.0, -100.0], cycles_per_word: 1, vcd: None, co_check: None }
+        Self { leaf_errors_ppm: [97.0, -61.0, 13.0, -100.0], cycles_per_word: 1, vcd: None, co_check: None, record: false }
     }
 }
 
@@ -95,6 +98,7 @@ pub struct SimulatedCard {
     waveform: Option<Waveform>,
     co_check: Option<CoCheck>,
     mismatch: Option<Mismatch>,
+    recorder: Option<Recorder>,
     fault: Option<RootError>,
     fired: u64,
 }
@@ -125,6 +129,7 @@ impl SimulatedCard {
             Some(cache) => Some(CoCheck::new(&*card, cache).map_err(io::Error::other)?),
             None => None,
         };
+        let recorder = options.record.then(|| Recorder::new(&*card));
         Ok(Self {
             card,
             root: Root::new(BAR0_ADDRESS, CARD_ID, MAX_PAYLOAD_CODE),
@@ -147,6 +152,7 @@ impl SimulatedCard {
             waveform,
             co_check,
             mismatch: None,
+            recorder,
             fault: None,
             fired: 0,
         })
@@ -250,6 +256,21 @@ impl SimulatedCard {
                 self.mismatch.get_or_insert(mismatch);
             }
         }
+        if let Some(recorder) = &mut self.recorder {
+            recorder.event(&*self.card);
+        }
+    }
+
+    /// What was recorded so far, if that was asked for.
+    pub fn trace(&self) -> Option<&Trace> {
+        self.recorder.as_ref().map(Recorder::trace)
+    }
+
+    /// The Verilated twin of the card, compiled and kept in `cache`, as at power-up.
+    pub fn verilated(cache: &Path) -> Result<Model, VerilatorError> {
+        let mut card = Box::new(StandardCard::default());
+        card.connect_all();
+        Model::of(&*card, cache)
     }
 
     /// Ends the check against the Verilated card: events and clock edges compared, or where they part.

@@ -109,7 +109,7 @@ impl<const P: usize> Logic for Interlock<P> {
         self.turn_plus.next = self.turn.q.val() + 1;
         self.turn_next.next = bits::<3>(0);
         self.read_slot.next = self.scan.q.val() - 1;
-        self.wanted_sectors.next = self.wanted.q.val().get_bits::<48>(48) & bits::<48>(0x1F);
+        self.wanted_sectors.next = (self.wanted.q.val().get_bits::<48>(45) >> 3) & bits::<48>(0x1F);
         self.admitted.next = false;
         self.released.next = false;
         self.conflict.next = false;
@@ -134,7 +134,8 @@ impl<const P: usize> Logic for Interlock<P> {
                 self.busy[i].d.next = self.busy[i].q.val() | self.slot_bit[i].val();
             }
             if self.admit[i].val() & self.free[i].val() {
-                self.busy[i].d.next = (self.busy[i].q.val() | self.slot_bit[i].val()) & !self.free_bit[i].val();
+                self.busy[i].d.next =
+                    (self.busy[i].q.val() | self.slot_bit[i].val()) & !self.free_bit[i].val();
             }
             if self.free[i].val() & !self.admit[i].val() {
                 self.busy[i].d.next = self.busy[i].q.val() & !self.free_bit[i].val();
@@ -151,8 +152,7 @@ impl<const P: usize> Logic for Interlock<P> {
             }
             self.busy_here[i].next = self.busy[i].q.val() >> self.scan_slot.val();
             self.slot_data[i].next = self.slots[i].read_data.val();
-            self.slot_sectors[i].next =
-                self.slot_data[i].val().get_bits::<48>(48) & bits::<48>(0x1F);
+            self.slot_sectors[i].next = (self.slot_data[i].val().get_bits::<48>(45) >> 3) & bits::<48>(0x1F);
             // Two writes overlap when either begins within the other; counts are at most 17, and the
             // difference wraps only between addresses that no volume has together.
             self.above[i].next =

@@ -58,7 +58,7 @@ pub fn survey(files: &[PortFile], mut progress: impl FnMut(u64)) -> Result<Surve
             if frames % 1024 == 0 {
                 progress(1024);
             }
-            if let Some(header) = aoe_header(&captured.bytes).filter(|header| is_answer(header)) {
+            if let Some(header) = aoe_header(&captured.bytes).filter(is_answer) {
                 survey.targets.insert(header.source);
             }
         }
@@ -148,7 +148,7 @@ impl Events {
     }
 
     fn answered(&mut self, frame: &[u8]) -> Option<u64> {
-        let header = aoe_header(frame).filter(|header| is_answer(header))?;
+        let header = aoe_header(frame).filter(is_answer)?;
         let key = key(&header, header.destination);
         let place = self.open.iter().position(|(open, _)| *open == key)?;
         self.open.remove(place).map(|(_, id)| id)

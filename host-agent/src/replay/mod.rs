@@ -70,7 +70,7 @@ pub fn run(arguments: &Replay) -> Result<(), Error> {
         output: &mut output,
         totals: Default::default(),
     };
-    let result = run.to_the_end(driver)?;
+    let result = run.until_settled(driver)?;
     for primary in &primaries {
         primary.file.sync_all().map_err(|e| Error::io(primary.name.as_ref(), "making it durable", e))?;
     }

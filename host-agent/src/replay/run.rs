@@ -28,6 +28,8 @@ const STOP_LIMIT: Duration = Duration::from_millis(100);
 pub struct Totals {
     /// Of each port.
     pub ports: Vec<PortTotals>,
+    /// Drops for room, hold and closed that have been dealt with, of each port.
+    pub dealt_with: Vec<u64>,
 }
 
 /// A port's.
@@ -74,9 +76,9 @@ pub struct Run<'a> {
 
 impl Run<'_> {
     /// Replays everything, until every write is final and durable.
-    pub fn to_the_end(mut self, mut driver: Driver<SimulatedCard>) -> Result<Outcome, Error> {
+    pub fn until_settled(mut self, mut driver: Driver<SimulatedCard>) -> Result<Outcome, Error> {
         let ports = driver.ports();
-        self.totals.ports = vec![PortTotals::default(); ports];
+        self.totals = Totals { ports: vec![PortTotals::default(); ports], dealt_with: vec![0; ports] };
         let (began, first_cycle) = (Instant::now(), driver.card().cycles());
         let mut next = self.events.next()?;
         let mut news = first_cycle;
@@ -198,7 +200,9 @@ impl Run<'_> {
             self.recorder.take(driver, &mut self.flight)?;
         }
         let counters = driver.counters(port)?;
-        let dropped = dropped_for_now(&counters) - self.totals.ports[port].offered_again;
+        let in_all = dropped_for_now(&counters);
+        let dropped = in_all - self.totals.dealt_with[port];
+        self.totals.dealt_with[port] = in_all;
         let rest = self.flight.at_rest(port);
         if rest.writes > dropped {
             let record = self.flight.first_missing(port).unwrap_or_default();

@@ -9,6 +9,7 @@ pub mod block_ports;
 pub mod card;
 pub mod counters;
 pub mod crc32c;
+pub mod crossing_bound;
 pub mod fifo;
 pub mod fixed;
 pub mod frame_buffer;

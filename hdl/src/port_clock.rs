@@ -4,6 +4,7 @@
 //! for a stamp, the leaf's time is sampled every cycle, otherwise it stands still, and the registers
 //! show it once a tick.
 
+use crate::crossing_bound::CrossingBound;
 use crate::leaf_clock::LeafClock;
 use crate::prelude::*;
 
@@ -40,6 +41,7 @@ logic_block! {
         /// Holdover, at the last tick.
         pub shown_holdover: Signal<Out, bool>,
         leaf: LeafClock,
+        crossing: CrossingBound,
         sampled: Dff<Bits<64>>,
         state: Dff<Bits<18>>,
         shown: Dff<Bits<64>>,
@@ -59,9 +61,10 @@ impl Logic for PortClock {
         self.leaf.broadcast_increment.next = self.broadcast_increment.val();
         self.leaf.broadcast_epoch.next = self.broadcast_epoch.val();
         self.leaf.nominal.next = self.nominal.val();
+        self.crossing.bound.next = self.leaf.error_bound.val();
         self.state_now.next = bit_cast::<18, 1>(self.leaf.locked.val().into())
             | (bit_cast::<18, 1>(self.leaf.holdover.val().into()) << 1)
-            | (bit_cast::<18, 16>(self.leaf.error_bound.val()) << 2);
+            | (bit_cast::<18, 16>(self.crossing.with_crossing.val()) << 2);
         if self.sample.val() {
             self.sampled.d.next = self.leaf.time_ns.val();
             self.state.d.next = self.state_now.val();

@@ -147,7 +147,7 @@ impl Root {
     ///
     /// Panics if `bar` isn't aligned to the BAR's size.
     pub fn new(bar: u64, card: u16, max_payload_code: u8) -> Self {
-        assert!(bar % pcie::BAR0_BYTES as u64 == 0, "BAR 0 at {bar:#x} isn't aligned");
+        assert!(bar.is_multiple_of(pcie::BAR0_BYTES as u64), "BAR 0 at {bar:#x} isn't aligned");
         Self {
             bar,
             card,
@@ -168,7 +168,7 @@ impl Root {
 
     /// Maps zeroed memory for the card, by turns below and above 4 GiB, with a gap after it.
     pub fn map(&mut self, bytes: usize) -> Region {
-        if self.regions.len() % 2 == 0 {
+        if self.regions.len().is_multiple_of(2) {
             self.map_low(bytes)
         } else {
             self.map_high(bytes)
@@ -381,7 +381,7 @@ impl Root {
         check(enables == wanted, || format!("byte enables {enables:#04x} for {length} DWs"))?;
         check((dws[1] >> 16) as u16 == self.card, || format!("requester id {:#06x}", dws[1] >> 16))?;
         let address = if four { (dws[2] as u64) << 32 | dws[3] as u64 } else { dws[2] as u64 };
-        check(address % 4 == 0, || format!("address {address:#x} isn't aligned"))?;
+        check(address.is_multiple_of(4), || format!("address {address:#x} isn't aligned"))?;
         check(!four || address >> 32 != 0, || format!("a header of four DWs for address {address:#x}"))?;
         let bytes = length * 4;
         check(bytes <= self.max_payload, || {
@@ -421,7 +421,7 @@ impl Root {
         let outstanding = self.tags.get_mut(tag).and_then(Option::take);
         let outstanding = outstanding.ok_or(Refusal::Reason(format!("tag {tag} isn't outstanding")))?;
         let (bytes, status) = (dws[1] & 0xFFF, (dws[1] >> 13) as u8 & 7);
-        let wanted = outstanding.dws * 4 & 0xFFF;
+        let wanted = (outstanding.dws * 4) & 0xFFF;
         check(bytes == wanted, || format!("byte count {bytes}, the read was of {wanted}"))?;
         let low = outstanding.offset & 0x7C;
         check(dws[2] & 0xFF == low, || {

@@ -535,7 +535,7 @@ fn status_and_control_reach_the_card() {
     let mut bench = Bench::<4, 9, 7>::new(seed(), 1);
     bench.flush();
     for index in 0..4 {
-        let locked = (index as u32 + 1) % 2 | (index as u32 % 2) << 1;
+        let locked = if index % 2 == 0 { 1 } else { 2 };
         assert_eq!(bench.read(at(index, port::STATUS)), locked | (3 + index as u32) << 16);
         assert_eq!(bench.read(at(index, port::LEAF_PHASE)), 0xFFFF_0000 + index as u32);
         let Bench { rings, random, .. } = &mut bench;
@@ -714,9 +714,18 @@ fn malformed_and_foreign_requests() {
         }
     }
     // A packet that ends early, and a poisoned one.
-    bench.root.queue_packet(vec![0x4000_0002, 0x0008_00FF]);
-    bench.flush();
-    assert_eq!(bench.read(global::STATUS), 4);
+    let whole = bench.root.request(write, global::RETRY & !7, 0, 0xFF, &[9, 9]);
+    for length in 2..whole.len() {
+        bench.root.queue_write(global::COMMAND, command::CARD_RESET);
+        bench.root.queue_packet(whole[..length].to_vec());
+        assert_eq!(
+            bench.read(global::RETRY),
+            layout::registers::ticks(10_000),
+            "{length} DWs of {}",
+            whole.len()
+        );
+        assert_eq!(bench.read(global::STATUS), 4);
+    }
     bench.root.queue_write(global::RETRY, 1234);
     let mut poisoned = bench.root.request(write, global::RETRY, 0, 0x0F, &[9]);
     poisoned[0] |= 1 << 14;
@@ -1087,7 +1096,8 @@ fn speed() {
         let start = std::time::Instant::now();
         let count = 200_000u64;
         for cycle in 0..count {
-            host.time_now.next = bits(cycle);
+            // The card samples its time base once a tick.
+            host.time_now.next = bits(cycle / TICK_CYCLES as u64);
             if data {
                 for index in 0..4 {
                     host.ring_head[index].next = bits(cycle / 8 % 1024);

@@ -46,7 +46,7 @@ logic_block! {
         flight: Dff<Bits<8>>,
         arrived: Dff<Bits<64>>,
         arrived_valid: Dff<bool>,
-        // Words asked for and not yet taken: never more than the FIFO holds.
+        // Words asked for and not yet taken: never more than the FIFO holds, so it is never full.
         credits: Dff<Bits<6>>,
         ask: Signal<Local, bool>,
         flying: Signal<Local, Bits<4>>,
@@ -112,7 +112,7 @@ impl<const P: usize, const A: usize> Logic for Fetch<P, A> {
         self.idle.next = self.left.q.val() == 0;
         self.empty.next = (self.left.q.val() == 0) & (self.flight.q.val() == 0) & !self.arrived_valid.q.val();
 
-        self.ask.next = (self.left.q.val() != 0) & (self.credits.q.val() < 28);
+        self.ask.next = (self.left.q.val() != 0) & (self.credits.q.val() < 28) & !self.words.full.val();
         self.flying.next = bits::<4>(0);
         self.credits_next.next = self.credits.q.val();
         if self.ask.val() {

@@ -264,6 +264,7 @@ impl<const P: usize, const A: usize, const H: usize> Logic for Host<P, A, H> {
 
         // Packets from the host to the registers.
         self.receiver.data.next = self.rx_data.val();
+        self.receiver.keep.next = self.rx_keep.val();
         self.receiver.last.next = self.rx_last.val();
         self.receiver.valid.next = self.rx_valid.val();
         self.rx_ready.next = self.receiver.ready.val();

@@ -195,13 +195,15 @@ impl<const P: usize> Logic for Msix<P> {
                 if self.ready.val().any() {
                     // The first after the last one sent, or else the first.
                     for i in 0..P {
-                        self.after.next = self.vector.q.val() < i.to_bits::<3>();
                         if self.ready.val().get_bit(i) {
                             if !self.found.val() | (self.after.val() & !self.found_after.val()) {
                                 self.pick.next = i.to_bits::<3>();
                             }
                             self.found.next = true;
                             self.found_after.next = self.found_after.val() | self.after.val();
+                        }
+                        if self.vector.q.val() == i.to_bits::<3>() {
+                            self.after.next = true;
                         }
                     }
                     self.vector.d.next = self.pick.val();
@@ -213,7 +215,8 @@ impl<const P: usize> Logic for Msix<P> {
             }
             Step::High => {
                 self.entry_word.next = bits::<2>(1);
-                self.target.d.next = bit_cast::<64, 32>(self.table_words.read_data.val());
+                self.target.d.next =
+                    bit_cast::<64, 30>(self.table_words.read_data.val().get_bits::<30>(2)) << 2;
                 self.step.d.next = Step::Data;
             }
             Step::Data => {

@@ -88,8 +88,9 @@ logic_block! {
         planned: Fifo<70, 2>,
         // The ports' registers by port and word.
         parameters: Ram<64, 7>,
-        // Each port's bytes planned since reset in bits 63:0, and the place in its own ring above.
-        progress: Ram<80, 3>,
+        // Each port's bytes planned since reset, and the place in its own ring.
+        progress: Ram<64, 3>,
+        places: Ram<H, 3>,
         step: Dff<Step>,
         chosen: Dff<Bits<3>>,
         // The chosen port's registers changed since it was chosen.
@@ -169,6 +170,7 @@ impl<const P: usize, const A: usize, const H: usize> Planner<P, A, H> {
             planned: Default::default(),
             parameters: Default::default(),
             progress: Default::default(),
+            places: Default::default(),
             step: Default::default(),
             chosen: Default::default(),
             touched: Default::default(),
@@ -244,7 +246,13 @@ impl<const P: usize, const A: usize, const H: usize> Logic for Planner<P, A, H> 
         self.progress.read_address.next = self.chosen.q.val();
         self.progress.write_address.next = self.chosen.q.val();
         self.progress.write_enable.next = false;
-        self.progress.write_data.next = bits::<80>(0);
+        self.progress.write_data.next = bits::<64>(0);
+        self.places.read_clock.next = self.clock.val();
+        self.places.write_clock.next = self.clock.val();
+        self.places.read_address.next = self.chosen.q.val();
+        self.places.write_address.next = self.chosen.q.val();
+        self.places.write_enable.next = false;
+        self.places.write_data.next = bits::<H>(0);
         self.port.next = self.chosen.q.val();
         self.resetting.next = self.clearing.q.val();
         self.fetch_clear.next = false;
@@ -277,9 +285,9 @@ impl<const P: usize, const A: usize, const H: usize> Logic for Planner<P, A, H> 
         self.close.next = false;
         self.size.next = bits::<32>(0);
         self.size_mask.next = bits::<32>(0);
-        self.pointer.next = self.progress.read_data.val().get_bits::<H>(64);
+        self.pointer.next = self.places.read_data.val();
         self.pointer_next.next = self.pointer.val() + bit_cast::<H, 3>(self.lines.q.val());
-        self.bytes.next = self.progress.read_data.val().get_bits::<64>(0);
+        self.bytes.next = self.progress.read_data.val();
         self.bytes_next.next = self.bytes.val() + (bit_cast::<64, 3>(self.lines.q.val()) << 6);
         self.remaining.next = bits::<H>(0);
         self.to_boundary.next = bits::<6>(0);
@@ -291,13 +299,15 @@ impl<const P: usize, const A: usize, const H: usize> Logic for Planner<P, A, H> 
                 if self.candidates.val().any() {
                     // The first after the last one chosen, or else the first.
                     for i in 0..P {
-                        self.after.next = self.chosen.q.val() < i.to_bits::<3>();
                         if self.candidates.val().get_bit(i) {
                             if !self.found.val() | (self.after.val() & !self.found_after.val()) {
                                 self.pick.next = i.to_bits::<3>();
                             }
                             self.found.next = true;
                             self.found_after.next = self.found_after.val() | self.after.val();
+                        }
+                        if self.chosen.q.val() == i.to_bits::<3>() {
+                            self.after.next = true;
                         }
                     }
                     self.chosen.d.next = self.pick.val();
@@ -374,8 +384,9 @@ impl<const P: usize, const A: usize, const H: usize> Logic for Planner<P, A, H> 
                     self.fetch_address.next = bit_cast::<A, H>(self.pointer.val()) << 3;
                     self.fetch_lines.next = self.lines.q.val();
                     self.progress.write_enable.next = true;
-                    self.progress.write_data.next = bit_cast::<80, 64>(self.bytes_next.val())
-                        | (bit_cast::<80, H>(self.pointer_next.val()) << 64);
+                    self.progress.write_data.next = self.bytes_next.val();
+                    self.places.write_enable.next = true;
+                    self.places.write_data.next = self.pointer_next.val();
                     self.step.d.next = Step::Pick;
                     if self.remaining.val() == bit_cast::<H, 3>(self.lines.q.val()) {
                         self.step.d.next = Step::Close;
@@ -404,7 +415,8 @@ impl<const P: usize, const A: usize, const H: usize> Logic for Planner<P, A, H> 
                 self.fetch_clear.next = true;
                 self.planned.clear.next = true;
                 self.progress.write_enable.next = true;
-                self.progress.write_data.next = bit_cast::<80, H>(self.tail.val()) << 64;
+                self.places.write_enable.next = true;
+                self.places.write_data.next = self.tail.val();
                 self.chosen.d.next = self.chosen.q.val() + 1;
                 if self.chosen.q.val() == 7 {
                     self.clearing.d.next = false;
@@ -448,6 +460,7 @@ impl<const P: usize, const A: usize, const H: usize> Logic for Planner<P, A, H> 
                 self.fetch_start.next = false;
                 self.fetch_insert.next = false;
                 self.progress.write_enable.next = false;
+                self.places.write_enable.next = false;
                 self.chosen.d.next = bits::<3>(0);
                 self.step.d.next = Step::Pick;
                 if self.quiet.val() {

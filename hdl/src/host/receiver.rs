@@ -14,6 +14,8 @@ logic_block! {
         pub clock: Signal<In, Clock>,
         /// Beat: DW0 in bits 31:0.
         pub data: Signal<In, Bits<64>>,
+        /// 0xFF, or 0x0F in a last beat with one DW.
+        pub keep: Signal<In, Bits<8>>,
         /// Last beat.
         pub last: Signal<In, bool>,
         /// A beat is there.
@@ -43,18 +45,22 @@ logic_block! {
         third: Dff<Bits<64>>,
         // Beats stored so far, up to 3; bit 2: the packet is whole.
         beats: Dff<Bits<3>>,
+        // The last beat has one DW.
+        half: Dff<bool>,
         whole: Signal<Local, bool>,
         four: Signal<Local, bool>,
         length: Signal<Local, Bits<10>>,
         first_enables: Signal<Local, Bits<4>>,
         last_enables: Signal<Local, Bits<4>>,
-        end_enables: Signal<Local, Bits<4>>,
+        end_enables: Signal<Local, Bits<3>>,
         memory: Signal<Local, bool>,
         with_data: Signal<Local, bool>,
         unanswered: Signal<Local, bool>,
         fits: Signal<Local, bool>,
         short: Signal<Local, bool>,
-        place: Signal<Local, Bits<32>>,
+        place: Signal<Local, Bits<14>>,
+        held: Signal<Local, Bits<4>>,
+        needed: Signal<Local, Bits<4>>,
         lead: Signal<Local, Bits<2>>,
         trail: Signal<Local, Bits<2>>,
         byte_count: Signal<Local, Bits<12>>,
@@ -66,7 +72,7 @@ logic_block! {
 impl Logic for Receiver {
     #[hdl_gen]
     fn update(&mut self) {
-        dff_setup!(self, clock, header, second, third, beats);
+        dff_setup!(self, clock, header, second, third, beats, half);
         self.whole.next = self.beats.q.val().get_bit(2);
         self.ready.next = !self.whole.val();
         if self.valid.val() & !self.whole.val() {
@@ -84,6 +90,7 @@ impl Logic for Receiver {
                 self.beats.d.next = bits::<3>(3);
             }
             if self.last.val() {
+                self.half.d.next = self.keep.val() != 0xFF;
                 self.beats.d.next = bits::<3>(4) | self.beats.q.val();
             }
         }
@@ -100,13 +107,15 @@ impl Logic for Receiver {
         self.length.next = bits::<10>(0);
         self.first_enables.next = bits::<4>(0);
         self.last_enables.next = bits::<4>(0);
-        self.end_enables.next = bits::<4>(0);
+        self.end_enables.next = bits::<3>(0);
         self.memory.next = false;
         self.with_data.next = false;
         self.unanswered.next = false;
         self.fits.next = false;
         self.short.next = false;
-        self.place.next = bits::<32>(0);
+        self.place.next = bits::<14>(0);
+        self.held.next = bits::<4>(0);
+        self.needed.next = bits::<4>(0);
         self.lead.next = bits::<2>(0);
         self.trail.next = bits::<2>(0);
         self.byte_count.next = bits::<12>(0);
@@ -126,30 +135,37 @@ impl Logic for Receiver {
             self.first_enables.next = self.header.q.val().get_bits::<4>(32);
             self.last_enables.next = self.header.q.val().get_bits::<4>(36);
             if self.four.val() {
-                self.place.next = self.second.q.val().get_bits::<32>(32);
+                self.place.next = self.second.q.val().get_bits::<14>(34);
                 self.dws.next = self.third.q.val();
             } else {
-                self.place.next = self.second.q.val().get_bits::<32>(0);
+                self.place.next = self.second.q.val().get_bits::<14>(2);
                 self.dws.next = bit_cast::<64, 32>(self.second.q.val().get_bits::<32>(32))
                     | (bit_cast::<64, 32>(self.third.q.val().get_bits::<32>(0)) << 32);
             }
             self.double.next = self.length.val() == 2;
-            // `beats` counts from zero: its low bits are the index of the last beat.
-            self.short.next = self.beats.q.val().get_bits::<2>(0) == 0;
-            if self.with_data.val()
-                & (self.four.val() | self.double.val())
-                & (self.beats.q.val().get_bits::<2>(0) == 1)
-            {
-                self.short.next = true;
+            // DWs that came (`beats` counts from zero: its low bits are the index of the last beat), and
+            // those that header and data of a request need.
+            self.held.next = (bit_cast::<4, 2>(self.beats.q.val().get_bits::<2>(0)) << 1) + 2;
+            if self.half.q.val() {
+                self.held.next = self.held.val() - 1;
             }
-            self.fits.next = (self.length.val() == 1)
-                | (self.double.val() & (self.place.val().get_bits::<14>(2) != 0x3FFF));
-            self.address.next = bit_cast::<16, 14>(self.place.val().get_bits::<14>(2)) << 2;
+            self.needed.next = bits::<4>(3);
+            if self.four.val() {
+                self.needed.next = bits::<4>(4);
+            }
+            if self.with_data.val() & self.double.val() {
+                self.needed.next = self.needed.val() + 2;
+            } else if self.with_data.val() {
+                self.needed.next = self.needed.val() + 1;
+            }
+            self.short.next = self.held.val() < self.needed.val();
+            self.fits.next = (self.length.val() == 1) | (self.double.val() & (self.place.val() != 0x3FFF));
+            self.address.next = bit_cast::<16, 14>(self.place.val()) << 2;
 
             // Bytes that a read leaves out before and after, by its byte enables (PCIe 2.3.1.1).
-            self.end_enables.next = self.last_enables.val();
+            self.end_enables.next = self.last_enables.val().get_bits::<3>(1);
             if self.length.val() == 1 {
-                self.end_enables.next = self.first_enables.val();
+                self.end_enables.next = self.first_enables.val().get_bits::<3>(1);
             }
             if self.first_enables.val().get_bits::<1>(0) == 0 {
                 if self.first_enables.val().get_bit(1) {
@@ -160,10 +176,10 @@ impl Logic for Receiver {
                     self.lead.next = bits::<2>(3);
                 }
             }
-            if self.end_enables.val().get_bits::<1>(3) == 0 {
-                if self.end_enables.val().get_bit(2) {
+            if self.end_enables.val().get_bits::<1>(2) == 0 {
+                if self.end_enables.val().get_bit(1) {
                     self.trail.next = bits::<2>(1);
-                } else if self.end_enables.val().get_bit(1) {
+                } else if self.end_enables.val().get_bit(0) {
                     self.trail.next = bits::<2>(2);
                 } else {
                     self.trail.next = bits::<2>(3);
@@ -175,7 +191,7 @@ impl Logic for Receiver {
                 self.byte_count.next = self.byte_count.val()
                     - bit_cast::<12, 2>(self.lead.val())
                     - bit_cast::<12, 2>(self.trail.val());
-                self.lower.next = (bit_cast::<7, 5>(self.place.val().get_bits::<5>(2)) << 2)
+                self.lower.next = (bit_cast::<7, 5>(self.place.val().get_bits::<5>(0)) << 2)
                     | bit_cast::<7, 2>(self.lead.val());
             }
             self.reply.next = bit_cast::<48, 16>(self.header.q.val().get_bits::<16>(48))

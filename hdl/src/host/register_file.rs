@@ -164,7 +164,7 @@ logic_block! {
         waiting: Signal<Local, Bits<9>>,
         walked: Signal<Local, Bits<9>>,
         walking: Signal<Local, Bits<9>>,
-        count_before: Signal<Local, Bits<10>>,
+        count_before: Signal<Local, Bits<9>>,
         data: Signal<Local, Bits<32>>,
         whole: Signal<Local, Bits<64>>,
         stored: Signal<Local, bool>,
@@ -434,7 +434,7 @@ impl<const P: usize, const H: usize> Logic for RegisterFile<P, H> {
 
         self.walked.next = bits::<9>(0);
         self.walking.next = bits::<9>(0);
-        self.count_before.next = bits::<10>(0);
+        self.count_before.next = bits::<9>(0);
         self.whole.next = bits::<64>(0);
         self.dws.next = bits::<2>(0);
         self.narrow.next = bits::<32>(0);
@@ -454,29 +454,28 @@ impl<const P: usize, const H: usize> Logic for RegisterFile<P, H> {
         match self.step.q.val() {
             Step::Reset => {
                 // Downwards, so that the upper half of a register is set before the lower.
-                self.count_before.next = self.count.q.val() - 1;
+                self.count_before.next = self.count.q.val().get_bits::<9>(0) - 1;
                 self.walking.next = !self.count.q.val().get_bits::<9>(0);
-                self.walked.next = !self.count_before.val().get_bits::<9>(0);
+                self.walked.next = !self.count_before.val();
                 self.map.address.next = self.walking.val();
                 self.produced.write_enable.next = true;
                 self.produced.write_address.next = self.count.q.val().get_bits::<3>(0);
                 self.produced.write_data.next = bits::<64>(0);
                 self.chosen.next = self.map.word.val().get_bits::<32>(0);
-                if self.walked.val() == self.word_control.val() {
-                    // The time base goes on over a function reset; writes are closed.
-                    if self.partial.q.val() {
-                        self.chosen.next = bit_cast::<32, 2>(self.control.val() & 2);
-                    }
+                // The time base goes on over a function reset; writes are closed.
+                if self.partial.q.val() & (self.walked.val() == self.word_control.val()) {
+                    self.chosen.next = bit_cast::<32, 2>(self.control.val() & 2);
                 }
-                if self.count.q.val() != 0 {
-                    if self.stored.val() & (!self.partial.q.val() | self.map.word.val().get_bit(36)) {
-                        self.set_write.next = true;
-                        self.set_word.next = self.walked.val();
-                        self.set_data.next = self.chosen.val();
-                        self.store.write_enable.next = true;
-                        self.store.write_address.next = self.walked.val();
-                        self.store.write_data.next = self.chosen.val();
-                    }
+                if (self.count.q.val() != 0)
+                    & self.stored.val()
+                    & (!self.partial.q.val() | self.map.word.val().get_bit(36))
+                {
+                    self.set_write.next = true;
+                    self.set_word.next = self.walked.val();
+                    self.set_data.next = self.chosen.val();
+                    self.store.write_enable.next = true;
+                    self.store.write_address.next = self.walked.val();
+                    self.store.write_data.next = self.chosen.val();
                 }
                 self.count.d.next = self.count.q.val() + 1;
                 self.latch.d.next = bits::<49>(0);

@@ -212,13 +212,13 @@ impl<const P: usize, const H: usize> Logic for Schedule<P, H> {
             // Drain.
             self.level.next = self.ring_head[i].val() - self.tails[i].q.val();
             if self.enabled.q.val().get_bit(i) {
-                if !self.draining.q.val().get_bit(i) {
-                    if self.due.q.val().get_bit(i) | (self.level.val() >= self.flush_level[i].q.val()) {
-                        self.due_next.next = self.due_next.val().replace_bit(i, false);
-                        if self.level.val() != 0 {
-                            self.draining_next.next = self.draining_next.val().replace_bit(i, true);
-                            self.targets[i].d.next = self.ring_head[i].val();
-                        }
+                if !self.draining.q.val().get_bit(i)
+                    & (self.due.q.val().get_bit(i) | (self.level.val() >= self.flush_level[i].q.val()))
+                {
+                    self.due_next.next = self.due_next.val().replace_bit(i, false);
+                    if self.level.val() != 0 {
+                        self.draining_next.next = self.draining_next.val().replace_bit(i, true);
+                        self.targets[i].d.next = self.ring_head[i].val();
                     }
                 }
             } else {

@@ -202,7 +202,7 @@ impl Logic for Transmitter {
                         self.length.next = bits::<7>(2);
                     }
                 }
-                self.low.next = bit_cast::<32, 30>(self.place.val().get_bits::<30>(2)) << 2;
+                self.low.next = self.place.val().get_bits::<32>(0);
                 // All byte enables; of one DW the last ones are zero.
                 self.dw1.next = (bit_cast::<32, 16>(self.identity.val()) << 16) | 0xFF;
                 if self.choice.val().get_bit(1) {

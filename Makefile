@@ -1,0 +1,63 @@
+# Chronoswitch. `make run` shows what it does; `make test` proves it. Each installs what it needs: system
+# packages by name, Python tools into .tools, crates by cargo.
+
+.PHONY: run test lint rust-test verilog synth bench kill-test clean tools system-packages
+
+# Simulation in a debug build is far too slow to be of use.
+CARGO := cargo
+RELEASE := --release
+VERILOG := build/card.v
+
+run: system-packages
+	tools/run-demo.sh
+
+test: lint rust-test synth-check
+	@echo "make test: all passed"
+
+# Formatting, clippy and rustc's warnings.
+lint: system-packages
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets $(RELEASE) --quiet -- -D warnings
+
+# Unit, gateware, co-simulation and system tests.
+rust-test: system-packages
+	$(CARGO) test --workspace $(RELEASE) --no-fail-fast
+
+# The Verilog of the card.
+verilog: $(VERILOG)
+.PHONY: $(VERILOG)
+$(VERILOG):
+	mkdir -p build
+	$(CARGO) run $(RELEASE) --quiet --package hdl --bin emit_verilog -- $(VERILOG)
+
+# Yosys takes the card: no latches, no loops, the rings are block RAM. What CI runs of `make synth`.
+.PHONY: synth-check
+synth-check: verilog tools
+	python3 tools/synth.py $(VERILOG) --target ecp5
+
+# Cells of the card on ECP5 and 7-series.
+synth: verilog tools
+	python3 tools/synth.py $(VERILOG)
+
+# Ratios against a peer or a physical limit, measured in turns; not a test.
+bench: system-packages
+	$(CARGO) run $(RELEASE) --quiet --package sim --example card_speed
+	$(CARGO) run $(RELEASE) --quiet --package driver --example drain_bandwidth
+	$(CARGO) run $(RELEASE) --quiet --package journal --example append_speed
+
+# The agent killed at 50 random moments of a replay; CI runs fewer.
+kill-test: system-packages
+	CHRONO_KILLS=50 $(CARGO) test $(RELEASE) --package system-tests --test kill -- --nocapture
+
+system-packages:
+	@tools/system-packages.sh verilator:verilator g++:g++ e2fsprogs:/sbin/e2fsck python3:python3
+
+tools: .tools/venv/installed
+.tools/venv/installed: tools/requirements.txt
+	python3 -m venv .tools/venv
+	.tools/venv/bin/pip install --quiet --disable-pip-version-check --requirement tools/requirements.txt
+	touch $@
+
+clean:
+	$(CARGO) clean
+	rm -rf build run .tools

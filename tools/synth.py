@@ -38,7 +38,7 @@ TARGETS = {
         },
     },
     "xilinx": {
-        "script": "synth_xilinx -family xc7 -top {top}",
+        "script": "synth_xilinx -family xc7 -flatten -top {top}",
         "block_ram": {"RAMB18E1", "RAMB36E1"},
         "kinds": {
             "LUT": {"LUT1", "LUT2", "LUT3", "LUT4", "LUT5", "LUT6"},
@@ -84,7 +84,6 @@ flatten
 opt_clean
 tee -o check.txt check
 memory_collect
-tee -o memories.txt select -list t:$mem_v2
 tee -o memory_cells.txt dump t:$mem_v2
 """
     run(folder, script, "check")
@@ -112,14 +111,13 @@ def synthesise(folder, top, target, memories):
     start = time.monotonic()
     script = f"""
 read_rtlil proc.il
-{settings["script"].format(top=top)} -flatten
+{settings["script"].format(top=top)}
 tee -o {target}.json stat -json
 tee -o {target}_ram.txt select -list {" ".join("t:" + kind for kind in sorted(settings["block_ram"]))}
 """
-    if target == "ecp5":
-        script = script.replace(" -flatten", "")
     run(folder, script, target)
-    cells = collections.Counter(json.loads((folder / f"{target}.json").read_text())["design"]["num_cells_by_type"])
+    statistics = json.loads((folder / f"{target}.json").read_text())
+    cells = collections.Counter(statistics["design"]["num_cells_by_type"])
     counts = {kind: sum(cells[c] for c in names) for kind, names in settings["kinds"].items()}
     mapped = (folder / f"{target}_ram.txt").read_text()
     faults = []

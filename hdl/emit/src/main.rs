@@ -1,7 +1,7 @@
 //! `emit-verilog [--ports N] OUT.v`: the gateware as Verilog, module `top`.
 
 use hdl::card::Card;
-use hdl::prelude::{generate_verilog, Block};
+use hdl::prelude::{check_all, generate_verilog, Block};
 use std::process::ExitCode;
 
 const USAGE: &str = "\
@@ -14,10 +14,11 @@ Usage: emit-verilog [--ports N] OUT.v
 
 Rings have 32 KiB, buffers 16 KiB, as in the standard configuration.";
 
-fn card<const P: usize>() -> String {
+fn card<const P: usize>() -> Result<String, String> {
     let mut card = Box::new(Card::<P, 12, 10, 11>::default());
     card.connect_all();
-    generate_verilog(&*card)
+    check_all(&*card).map_err(|error| format!("RustHDL's checks of the card: {error:?}"))?;
+    Ok(generate_verilog(&*card))
 }
 
 fn misuse(what: &str) -> ExitCode {
@@ -49,6 +50,13 @@ fn main() -> ExitCode {
         "3" => card::<3>(),
         "4" => card::<4>(),
         _ => return misuse(&format!("--ports {ports}: a card has 1 to 4 ports")),
+    };
+    let verilog = match verilog {
+        Ok(verilog) => verilog,
+        Err(error) => {
+            eprintln!("emit-verilog: {error}");
+            return ExitCode::FAILURE;
+        }
     };
     match out.as_deref() {
         None => misuse("no file to write was named"),

@@ -86,7 +86,17 @@ impl<const P: usize> Logic for Arbiter<P> {
     #[hdl_gen]
     fn update(&mut self) {
         dff_setup!(
-            self, clock, phase, chosen_class, chosen, candidate, next_is_logical, last, last_given, taken, holder,
+            self,
+            clock,
+            phase,
+            chosen_class,
+            chosen,
+            candidate,
+            next_is_logical,
+            last,
+            last_given,
+            taken,
+            holder,
             pass_last
         );
         self.last_plus.next = self.last.q.val() + 1;
@@ -112,14 +122,18 @@ impl<const P: usize> Logic for Arbiter<P> {
         }
         if !self.found.val() | !self.pass_last.q.val() {
             for i in 0..P {
-                if !self.taken.q.val() & self.pass_request[i].val() & (i.to_bits::<3>() <= self.chosen.q.val()) {
+                if !self.taken.q.val()
+                    & self.pass_request[i].val()
+                    & (i.to_bits::<3>() <= self.chosen.q.val())
+                {
                     self.found.next = true;
                     self.pick.next = i.to_bits::<3>();
                     self.pick_class.next = bits::<2>(2);
                 }
             }
             for i in 0..P {
-                if !self.taken.q.val() & self.pass_request[i].val() & (i.to_bits::<3>() > self.chosen.q.val()) {
+                if !self.taken.q.val() & self.pass_request[i].val() & (i.to_bits::<3>() > self.chosen.q.val())
+                {
                     self.found.next = true;
                     self.pick.next = i.to_bits::<3>();
                     self.pick_class.next = bits::<2>(2);

@@ -3,6 +3,7 @@
 //! `P` ports, rings of 2^`A` 64-bit words (`H` = `A` − 2 bits count their lines), buffers of 2^`B` words.
 
 use crate::arbiter::Arbiter;
+use crate::host::tick::Ticker;
 use crate::host::Host;
 use crate::interlock::Interlock;
 use crate::mac_table::MacTable;
@@ -111,6 +112,7 @@ logic_block! {
         return_path: ReturnPath<P, B>,
         macs: MacTable<P>,
         host: Host<P, A, H>,
+        ticker: Ticker,
         ticks: Dff<Bits<24>>,
         set_toggle: Dff<bool>,
         set_time: Dff<Bits<64>>,
@@ -129,6 +131,7 @@ block_default! {
         pcie_rx_keep, pcie_rx_last, pcie_rx_valid, pcie_rx_ready, pcie_tx_data, pcie_tx_keep, pcie_tx_last,
         pcie_tx_valid, pcie_tx_ready, pci_bus, pci_device, pci_function, max_payload, bus_master_enable,
         msix_enable, msix_mask, uplink_drops, time_base, interlock, arbiter, uplink, return_path, macs,
+        ticker,
         ticks, set_toggle, set_time, now_sampled, uplink_dropped, ticks_next, dropped_next, rate,
     }
     arrays {
@@ -141,7 +144,7 @@ block_default! {
 impl<const P: usize, const A: usize, const H: usize, const B: usize> Logic for Card<P, A, H, B> {
     #[hdl_gen]
     fn update(&mut self) {
-        clock!(self, clock, interlock, arbiter, uplink, return_path, macs, host);
+        clock!(self, clock, interlock, arbiter, uplink, return_path, macs, host, ticker);
         dff_setup!(self, clock, ticks, set_toggle, set_time, now_sampled, uplink_dropped);
 
         // Time.
@@ -155,7 +158,7 @@ impl<const P: usize, const A: usize, const H: usize, const B: usize> Logic for C
             self.set_time.d.next = self.host.time_set_value.val();
         }
         self.ticks_next.next = self.ticks.q.val() + 1;
-        if self.host.tick.val() {
+        if self.ticker.tick.val() {
             self.ticks.d.next = self.ticks_next.val();
             // For display only, so that a torn value may be seen: the host reads it twice.
             self.now_sampled.d.next = self.time_base.now_ns.val();
@@ -183,6 +186,7 @@ impl<const P: usize, const A: usize, const H: usize, const B: usize> Logic for C
         self.host.last_stamp.next = self.arbiter.last_stamp.val();
         self.host.last_number.next = self.arbiter.last_number.val();
         self.host.commit.next = false;
+        self.host.tick.next = self.ticker.tick.val();
 
         // Switch.
         self.arbiter.frame_done.next = self.uplink.frame_done.val();
@@ -222,7 +226,7 @@ impl<const P: usize, const A: usize, const H: usize, const B: usize> Logic for C
             self.clocks[i].broadcast_increment.next = self.time_base.broadcast_increment.val();
             self.clocks[i].broadcast_epoch.next = self.time_base.broadcast_epoch.val();
             self.clocks[i].nominal.next = self.leaf_nominal[i].val();
-            self.clocks[i].tick.next = self.host.tick.val();
+            self.clocks[i].tick.next = self.ticker.tick.val();
             self.clocks[i].sample.next = self.ports[i].sampling.val();
             self.host.leaf_time[i].next = self.clocks[i].shown_time.val();
             self.host.leaf_phase[i].next = self.clocks[i].shown_phase.val();

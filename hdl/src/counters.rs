@@ -80,7 +80,11 @@ mod tests {
         let mut expected = [0u32; 32];
         for step in 0..4000 {
             // At most eight events in sixteen cycles, no counter twice in them.
-            let events: u32 = if step % 16 == 0 { random.random::<u32>() & random.random::<u32>() & random.random::<u32>() } else { 0 };
+            let events: u32 = if step % 16 == 0 {
+                random.random::<u32>() & random.random::<u32>() & random.random::<u32>()
+            } else {
+                0
+            };
             let events = if events.count_ones() > 8 { 1 } else { events };
             counters.events.next = bits(events as u64);
             (0..32).filter(|b| events >> b & 1 == 1).for_each(|b| expected[b] += 1);

@@ -32,7 +32,8 @@ impl Logic for CrossingBound {
     fn update(&mut self) {
         self.exponent.next = self.bound.val().get_bits::<5>(11);
         self.exponent_plus.next = self.exponent.val() + 1;
-        self.mantissa.next = bit_cast::<12, 11>(self.bound.val().get_bits::<11>(0)) + self.crossing_scaled.val();
+        self.mantissa.next =
+            bit_cast::<12, 11>(self.bound.val().get_bits::<11>(0)) + self.crossing_scaled.val();
         if self.exponent.val() == 0 {
             self.mantissa.next = bit_cast::<12, 11>(self.bound.val().get_bits::<11>(0)) + self.crossing.val();
         }
@@ -70,10 +71,15 @@ mod tests {
                     // With an exponent the crossing is counted at its scale; that is close only where the
                     // mantissa is, as every bound made by `from_sixteenths` has it.
                     let close = raw >> 11 == 0 || raw & 0x400 != 0;
-                    assert!(!close || sum <= (leaf + crossing) * 1.51 + 0.2, "{raw:#x}: {leaf} and {crossing} make {sum}");
+                    assert!(
+                        !close || sum <= (leaf + crossing) * 1.51 + 0.2,
+                        "{raw:#x}: {leaf} and {crossing} make {sum}"
+                    );
                 }
                 (None, Some(sum)) => panic!("{raw:#x}: no bound became {sum}"),
-                (Some(leaf), None) => assert!(leaf > 1e9 || raw & 0x400 == 0, "{raw:#x}: {leaf} became no bound"),
+                (Some(leaf), None) => {
+                    assert!(leaf > 1e9 || raw & 0x400 == 0, "{raw:#x}: {leaf} became no bound")
+                }
                 (None, None) => {}
             }
         }

@@ -129,8 +129,7 @@ mod tests {
             settle(&mut buffer);
             let pop = buffer.filled.val() && random.random_bool(if step / 500 % 2 == 0 { 0.9 } else { 0.2 });
             buffer.pop.next = pop;
-            let (front, overflow) =
-                cycle(&mut buffer, |b| &mut b.clock, |b| (b.front.val(), b.lost.val()));
+            let (front, overflow) = cycle(&mut buffer, |b| &mut b.clock, |b| (b.front.val(), b.lost.val()));
             if pop {
                 let (data, last) = model.pop_front().expect("a word that nobody committed");
                 assert_eq!(front.get_bits::<64>(0).to_u64(), data);
@@ -142,7 +141,11 @@ mod tests {
                 frame.push((step, last));
                 left -= 1;
                 if last && wanted {
-                    if overflow { lost += 1 } else { model.extend(frame.drain(..)) }
+                    if overflow {
+                        lost += 1
+                    } else {
+                        model.extend(frame.drain(..))
+                    }
                 }
             }
         }

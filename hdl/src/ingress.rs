@@ -204,8 +204,25 @@ impl Logic for Ingress {
         self.sources_read.read_clock.next = self.clock.val();
         self.sources_read.write_clock.next = self.clock.val();
         dff_setup!(
-            self, clock, word0, word1, word2, word3, word4, high, crc, index, stage, stage_valid, scan,
-            volume_hit, source_hit, source_count, learning, learning_mac, last_learned
+            self,
+            clock,
+            word0,
+            word1,
+            word2,
+            word3,
+            word4,
+            high,
+            crc,
+            index,
+            stage,
+            stage_valid,
+            scan,
+            volume_hit,
+            source_hit,
+            source_count,
+            learning,
+            learning_mac,
+            last_learned
         );
 
         // The input: header words are kept, the payload goes through the CRC.
@@ -263,7 +280,8 @@ impl Logic for Ingress {
                 self.word4.d.next = self.rx_data.val().get_bits::<16>(0);
                 self.crc.d.next = self.all_ones.val();
             }
-            if (self.index.q.val() > 4) & (bit_cast::<15, 11>(self.index.q.val()) <= self.payload_last.val()) {
+            if (self.index.q.val() > 4) & (bit_cast::<15, 11>(self.index.q.val()) <= self.payload_last.val())
+            {
                 self.crc_step.word.next = self.payload_word.val();
                 self.crc.d.next = self.crc_step.result.val();
             }
@@ -321,8 +339,8 @@ impl Logic for Ingress {
         self.ethertype.next = self.word1.q.val().get_bits::<16>(32);
         self.inner.next = self.word2.q.val().get_bits::<16>(0);
         self.inner2.next = self.word2.q.val().get_bits::<16>(32);
-        self.outer_tag.next = (self.ethertype.val() == self.vlan_raw.val())
-            | (self.ethertype.val() == self.provider_raw.val());
+        self.outer_tag.next =
+            (self.ethertype.val() == self.vlan_raw.val()) | (self.ethertype.val() == self.provider_raw.val());
         self.inner_tag.next =
             (self.inner.val() == self.vlan_raw.val()) | (self.inner.val() == self.provider_raw.val());
         self.inner2_tag.next =
@@ -338,7 +356,8 @@ impl Logic for Ingress {
         self.drop.next = false;
         self.write.next = false;
         self.why.next = self.dropped_bad.val();
-        if self.stage.q.val().get_bit(68) | (self.bytes.val() < 14) | (self.bytes.val() > self.longest.val()) {
+        if self.stage.q.val().get_bit(68) | (self.bytes.val() < 14) | (self.bytes.val() > self.longest.val())
+        {
             self.drop.next = true;
         } else if self.outer_tag.val() {
             self.why.next = self.dropped_vlan.val();
@@ -379,7 +398,9 @@ impl Logic for Ingress {
                 self.drop.next = true;
                 if self.count.val() == 0 {
                     self.why.next = self.dropped_empty.val();
-                } else if (self.count.val() > self.most_sectors.val()) | (self.bytes.val() < self.needed.val()) {
+                } else if (self.count.val() > self.most_sectors.val())
+                    | (self.bytes.val() < self.needed.val())
+                {
                     self.why.next = self.dropped_short.val();
                 } else if (self.word2.q.val().get_bits::<16>(0) == 0xFFFF)
                     | (self.word2.q.val().get_bits::<8>(16) == 0xFF)
@@ -426,7 +447,9 @@ impl Logic for Ingress {
             {
                 self.dropped.next = true;
                 self.reason.next = self.dropped_buffer.val();
-            } else if self.write.val() & (!self.source_hit.q.val().get_bit(3)) & (!self.source_count.q.val().get_bit(3))
+            } else if self.write.val()
+                & (!self.source_hit.q.val().get_bit(3))
+                & (!self.source_count.q.val().get_bit(3))
             {
                 self.source_new.next = true;
                 self.source_count.d.next = self.source_count_next.val();

@@ -160,6 +160,7 @@ logic_block! {
         step: Dff<Bits<4>>,
         // The leaf's time has been sampled, so the arbiter may take it.
         sampled: Dff<bool>,
+        marked: Dff<bool>,
         crc: Dff<Bits<32>>,
         start: Signal<Local, Bits<A>>,
         used: Signal<Local, Bits<H>>,
@@ -213,7 +214,7 @@ block_default! {
         matched_number, matched_updated, matched_status, matched_error, matched_aoe, matched_take,
         watermark_request, watermark_done, committed, journaled, journaled_copy, dropped_hold, ring_head,
         ring_tail, ring_read_address, ring_read_data, ring, ring_out, crc_step, state, kind, head, record_sequence,
-        held_stamp, held_number, held_clock, held_lba, held_info, word_index, high, place, step, sampled, crc, start,
+        held_stamp, held_number, held_clock, held_lba, held_info, word_index, high, place, step, sampled, marked, crc, start,
         used, needed, kept, room, room_for_mark, sectors, sectors_held, lines, age, expired, ask, ask_stamp, flags,
         payload_last, is_entry, header, next_place, next_index, next_step, next_sequence, pop, source,
         write_word, write_at, write_data, header_start, no_volume, no_index, all_ones, after, completion,
@@ -250,6 +251,7 @@ impl<const A: usize, const H: usize> Logic for JournalEngine<A, H> {
             place,
             step,
             sampled,
+            marked,
             crc
         );
         self.ring.read_address.next = self.ring_read_address.val();
@@ -286,7 +288,9 @@ impl<const A: usize, const H: usize> Logic for JournalEngine<A, H> {
         self.uplink_valid.next = false;
         self.pop.next = false;
         self.matched_take.next = false;
-        self.watermark_done.next = false;
+        // The cycle after the last word: then the ring's head includes it.
+        self.marked.d.next = false;
+        self.watermark_done.next = self.marked.q.val();
         self.committed.next = false;
         self.journaled.next = false;
         self.journaled_copy.next = self.held_clock.q.val().get_bit(0);
@@ -378,7 +382,7 @@ impl<const A: usize, const H: usize> Logic for JournalEngine<A, H> {
                 if self.matched.val() {
                     self.kind.d.next = self.completion.val();
                     self.state.d.next = EngineState::Stamp;
-                } else if self.watermark_request.val() & self.room_for_mark.val() {
+                } else if self.watermark_request.val() & (!self.marked.q.val()) & self.room_for_mark.val() {
                     self.kind.d.next = self.watermark.val();
                     self.state.d.next = EngineState::Stamp;
                 } else if self.waiting.val() & self.expired.val() {
@@ -472,7 +476,7 @@ impl<const A: usize, const H: usize> Logic for JournalEngine<A, H> {
                     self.record_sequence.d.next = self.next_sequence.val();
                     self.state.d.next = EngineState::Idle;
                     if self.kind.q.val() == self.watermark.val() {
-                        self.watermark_done.next = true;
+                        self.marked.d.next = true;
                     } else {
                         self.committed.next = true;
                     }

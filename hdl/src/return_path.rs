@@ -94,8 +94,20 @@ impl<const P: usize, const B: usize> Logic for ReturnPath<P, B> {
     fn update(&mut self) {
         clock!(self, clock, buffer);
         dff_setup!(
-            self, clock, bytes_seen, state, mask, blocked, cached_mac, cached, index, destination, word1, word2,
-            word3, lba_high
+            self,
+            clock,
+            bytes_seen,
+            state,
+            mask,
+            blocked,
+            cached_mac,
+            cached,
+            index,
+            destination,
+            word1,
+            word2,
+            word3,
+            lba_high
         );
         // In: whole, good frames only.
         self.last_byte.next = bits::<3>(7);

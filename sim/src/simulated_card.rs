@@ -59,7 +59,13 @@ pub struct CardOptions {
 
 impl Default for CardOptions {
     fn default() -> Self {
-        Self { leaf_errors_ppm: [97.0, -61.0, 13.0, -100.0], cycles_per_word: 1, vcd: None, co_check: None, record: false }
+        Self {
+            leaf_errors_ppm: [97.0, -61.0, 13.0, -100.0],
+            cycles_per_word: 1,
+            vcd: None,
+            co_check: None,
+            record: false,
+        }
     }
 }
 

@@ -92,7 +92,11 @@ impl Receiver {
     /// Takes a word; gives the frame that it ends.
     pub fn word(&mut self, word: Word) -> Option<Vec<u8>> {
         let valid = word.keep.count_ones() as usize;
-        assert!(word.keep as u16 == (1u16 << valid) - 1 && valid > 0, "keep {:#x} isn't contiguous", word.keep);
+        assert!(
+            word.keep as u16 == (1u16 << valid) - 1 && valid > 0,
+            "keep {:#x} isn't contiguous",
+            word.keep
+        );
         assert!(word.last || valid == WORD_BYTES, "a partial word inside a frame");
         self.bytes.extend_from_slice(&word.data.to_le_bytes()[..valid]);
         word.last.then(|| std::mem::take(&mut self.bytes))

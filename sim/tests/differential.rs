@@ -54,7 +54,8 @@ fn random_frame(random: &mut ChaCha8Rng, port: usize, tag: u32, before: &[Vec<u8
     let source = [2, 0, 0, 0, port as u8, random.random_range(0..3)];
     let volume = VOLUMES[if random.random_bool(0.9) { random.random_range(0..2) } else { 2 }];
     let lba = random.random_range(0..SECTORS + 2);
-    let sectors = if random.random_bool(0.8) { random.random_range(1..=3) } else { random.random_range(1..=17) };
+    let sectors =
+        if random.random_bool(0.8) { random.random_range(1..=3) } else { random.random_range(1..=17) };
     let command = if random.random_bool(0.2) { aoe::ATA_WRITE } else { aoe::ATA_WRITE_EXT };
     let mut data = vec![0; sectors as usize * 512];
     random.fill(&mut data[..]);
@@ -73,7 +74,13 @@ fn random_frame(random: &mut ChaCha8Rng, port: usize, tag: u32, before: &[Vec<u8
             }
         },
         13 => request(source, volume, tag, ata(aoe::ATA_READ_EXT, lba, 1), &[]),
-        14 => request(source, volume, tag, ata([0xEC, 0xE7, 0x20, 0xEA][random.random_range(0..4)], lba, 1), &data),
+        14 => request(
+            source,
+            volume,
+            tag,
+            ata([0xEC, 0xE7, 0x20, 0xEA][random.random_range(0..4)], lba, 1),
+            &data,
+        ),
         15 => {
             // Any other EtherType, any length that Ethernet and jumbo frames have.
             let mut other = vec![0; random.random_range(14..400)];
@@ -165,7 +172,10 @@ fn run(seed: u64, co_check: bool) {
         if (0..PORTS).any(|port| driver.card().queued(port) > 0) || entries != completions {
             quiet = 0;
         }
-        assert!(driver.card().cycles() < 6_000_000, "seed {seed}: {entries} entries, {completions} completions, and no end");
+        assert!(
+            driver.card().cycles() < 6_000_000,
+            "seed {seed}: {entries} entries, {completions} completions, and no end"
+        );
     }
 
     let table = VolumeTable::new(&VOLUMES[..2]).unwrap();

@@ -204,6 +204,7 @@ impl<const P: usize, const A: usize, const H: usize> Bench<P, A, H> {
             host.in_flight[index].next = bits(3 + index as u64);
         }
         host.commit.next = std::mem::take(&mut self.commit);
+        host.tick.next = self.cycles % TICK_CYCLES as u64 == TICK_CYCLES as u64 - 1;
         host.time_now.next = twice(self.cycles);
         host.last_stamp.next = twice(self.cycles * 3);
         host.last_number.next = twice(self.cycles * 5);

@@ -24,7 +24,6 @@ use receiver::Receiver;
 use register_file::RegisterFile;
 use schedule::Schedule;
 use std::array;
-use tick::Ticker;
 use transmitter::Transmitter;
 
 logic_block! {
@@ -109,7 +108,7 @@ logic_block! {
         /// Quarantine, ticks.
         pub quarantine: Signal<Out, Bits<32>>,
         /// Strobe every `layout::registers::TICK_CYCLES`.
-        pub tick: Signal<Out, bool>,
+        pub tick: Signal<In, bool>,
         /// Function reset (strobe).
         pub function_reset: Signal<Out, bool>,
         /// Card reset (strobe).
@@ -150,7 +149,6 @@ logic_block! {
         /// It, two cycles later: MAC in bits 47:0, valid in bit 48.
         pub source_data: [Signal<In, Bits<49>>; P],
 
-        ticker: Ticker,
         receiver: Receiver,
         registers: RegisterFile<P, H>,
         controls: Controls<P>,
@@ -228,7 +226,6 @@ impl<const P: usize, const A: usize, const H: usize> Host<P, A, H> {
             counter_data: array::from_fn(|_| Signal::default()),
             source_address: Default::default(),
             source_data: array::from_fn(|_| Signal::default()),
-            ticker: Default::default(),
             receiver: Default::default(),
             registers: Default::default(),
             controls: Default::default(),
@@ -251,7 +248,6 @@ impl<const P: usize, const A: usize, const H: usize> Default for Host<P, A, H> {
 impl<const P: usize, const A: usize, const H: usize> Logic for Host<P, A, H> {
     #[hdl_gen]
     fn update(&mut self) {
-        self.ticker.clock.next = self.clock.val();
         self.receiver.clock.next = self.clock.val();
         self.controls.clock.next = self.clock.val();
         self.registers.clock.next = self.clock.val();
@@ -260,7 +256,6 @@ impl<const P: usize, const A: usize, const H: usize> Logic for Host<P, A, H> {
         self.fetch.clock.next = self.clock.val();
         self.msix.clock.next = self.clock.val();
         self.transmitter.clock.next = self.clock.val();
-        self.tick.next = self.ticker.tick.val();
 
         // Packets from the host to the registers.
         self.receiver.data.next = self.rx_data.val();
@@ -354,7 +349,7 @@ impl<const P: usize, const A: usize, const H: usize> Logic for Host<P, A, H> {
         self.schedule.set_write.next = self.registers.set_write.val();
         self.schedule.set_word.next = self.registers.set_word.val();
         self.schedule.set_data.next = self.registers.set_data.val();
-        self.schedule.tick.next = self.ticker.tick.val();
+        self.schedule.tick.next = self.tick.val();
         self.schedule.function_reset.next = self.registers.function_reset.val();
         self.schedule.card_reset.next = self.registers.card_reset.val();
         self.schedule.commit.next = self.commit.val();
@@ -390,7 +385,7 @@ impl<const P: usize, const A: usize, const H: usize> Logic for Host<P, A, H> {
         self.msix.set_write.next = self.registers.set_write.val();
         self.msix.set_word.next = self.registers.set_word.val();
         self.msix.set_data.next = self.registers.set_data.val();
-        self.msix.tick.next = self.ticker.tick.val();
+        self.msix.tick.next = self.tick.val();
         self.msix.clear.next = self.registers.resetting.val();
         self.msix.enable.next = self.msix_enable.val();
         self.msix.mask.next = self.msix_mask.val();

@@ -243,7 +243,7 @@ impl SimulatedCard {
         self.card.clock.next = true.into();
         self.settle();
         self.cycles += 1;
-        if self.cycles % SKEW_INTERVAL == 0 {
+        if self.cycles.is_multiple_of(SKEW_INTERVAL) {
             self.look_at_skew();
         }
         if let Some(waveform) = &mut self.waveform {
@@ -286,7 +286,7 @@ impl SimulatedCard {
     }
 
     fn set_inputs(&mut self) {
-        let word_time = self.cycles % self.cycles_per_word == 0;
+        let word_time = self.cycles.is_multiple_of(self.cycles_per_word);
         for (port, sender) in self.senders.iter_mut().enumerate() {
             let word = if word_time { sender.next_word() } else { None };
             let card = &mut self.card;

@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn frames_of_every_length_come_back_whole() {
-        for length in 1..200 {
+        for length in 1..200usize {
             let frame: Vec<u8> = (0..length).map(|i| i as u8).collect();
             let mut sender = Sender::new(3);
             let mut receiver = Receiver::default();

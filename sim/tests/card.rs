@@ -58,10 +58,8 @@ fn a_write_goes_to_target_and_journal() {
             let batch = driver.batch(port);
             let count = batch.len();
             for record in batch.records() {
-                match completions.take(&record).unwrap() {
-                    Joined::Settled { .. } => settled += 1,
-                    _ => {}
-                }
+                let joined = completions.take(&record).unwrap();
+                settled += usize::from(matches!(joined, Joined::Settled { .. }));
                 if record.kind == Kind::After {
                     entries += 1;
                 }

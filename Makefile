@@ -12,7 +12,7 @@ ONE_PORT := build/card1.v
 run: system-packages
 	tools/run-demo.sh
 
-test: lint rust-test synth-check
+test: lint rust-test verilog-lint synth-check
 	@echo "make test: all passed"
 
 # Formatting, clippy and rustc's warnings.
@@ -30,6 +30,11 @@ verilog: system-packages
 	$(CARGO) build $(RELEASE) --quiet --package emit-verilog
 	$${CARGO_TARGET_DIR:-target}/release/emit-verilog $(VERILOG)
 	$${CARGO_TARGET_DIR:-target}/release/emit-verilog --ports 1 $(ONE_PORT)
+
+# Verilator's lint of the card; tools/lint.vlt says what is waived and why.
+.PHONY: verilog-lint
+verilog-lint: verilog
+	verilator --lint-only -Wall tools/lint.vlt $(VERILOG) --top-module top
 
 # Yosys takes the card: no latches, no loops; the rings are block RAM. Mapping four ports takes minutes and
 # shows nothing about this that one port doesn't.

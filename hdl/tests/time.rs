@@ -315,7 +315,7 @@ fn leaves_lock_and_agree() {
             world.worst_locked_error
         );
         assert!(early.2 <= 1.0, "skew right after lock {} ns", early.2);
-        assert!(late.0 <= 0.1 && late.1 <= 0.15 && late.2 <= 1.0, "skew {late:?}");
+        assert!(late.0 <= 0.2 && late.1 <= 0.15 && late.2 <= 1.0, "skew {late:?}");
         assert!(world.leaves.iter().all(|l| l.jams >= 1), "a leaf took over the time without saying so");
         world.assert_sound();
     }
@@ -469,7 +469,7 @@ fn a_slewed_base_is_followed_without_a_loss_of_lock() {
     world.run_with(500.0, |world| assert!(world.leaves.iter().all(|l| l.block.locked.val())));
     assert!(world.leaves.iter().all(|l| l.jams == 1));
     let (mean, _, max) = skew(&mut world, 200.0);
-    assert!(mean <= 0.1 && max <= 1.0, "skew after slewing {mean} {max}");
+    assert!(mean <= 0.2 && max <= 1.0, "skew after slewing {mean} {max}");
     world.assert_sound();
 }
 

@@ -83,21 +83,20 @@ pub fn ports_of<B: Ports>(block: &B) -> Vec<Port> {
     list.0
 }
 
-/// Lint warnings that RustHDL's style of Verilog always brings: widths are those of the Rust types,
-/// unused constants come from shared tables, one process per block looks like a loop, and all modules
-/// lie in one file.
-pub const WAIVED: &[&str] = &["WIDTH", "UNUSEDPARAM", "UNOPTFLAT", "DECLFILENAME"];
+/// What the lint may not complain of, and why.
+const WAIVERS: &str = include_str!("../../tools/lint.vlt");
 
-/// Lints Verilog with all of Verilator's warnings but the [`WAIVED`].
+/// Lints Verilog with all of Verilator's warnings but those that `tools/lint.vlt` waives.
 pub fn lint(verilog: &str, cache: &Path) -> Result<(), VerilatorError> {
     let folder = cache.join("lint");
     let file = folder.join(format!("{:016x}.v", hash_of(verilog)));
     make_folder(&folder)?;
     write(&file, verilog)?;
+    let waivers = file.with_extension("vlt");
+    write(&waivers, WAIVERS)?;
     let mut command = Command::new("verilator");
     command.args(["--lint-only", "-Wall", "--top-module", "top"]);
-    command.args(WAIVED.iter().map(|warning| format!("-Wno-{warning}")));
-    command.arg(&file);
+    command.args([&waivers, &file]);
     run(command, "verilator", &folder)
 }
 

@@ -389,7 +389,12 @@ impl Unfinished {
         let storage = FileStorage::from_file(file, self.name.clone());
         storage.lock()?;
         preallocate(&storage, &self.file, geometry.file_bytes)?;
-        let options = CreateOptions { bytes: Some(geometry.file_bytes), ..options.clone() };
+        // The same division again: a default segment size found from the rounded size could be another.
+        let options = CreateOptions {
+            bytes: Some(geometry.file_bytes),
+            segment_bytes: Some(geometry.segment_bytes),
+            ..options.clone()
+        };
         Journal::create_on(Arc::new(storage), &options)
     }
 

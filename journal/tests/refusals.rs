@@ -243,3 +243,16 @@ fn records_that_are_not_what_they_should_be_are_refused() {
     assert_eq!(reader.payload(&last).unwrap(), sound.payload);
     assert!(verify(&place.journal(), &mut |_, _| {}).unwrap().is_sound());
 }
+
+#[test]
+fn a_file_that_lost_its_last_byte_is_not_whole_whatever_its_size_was() {
+    for bytes in [1u64 << 21, 3 << 20, (1 << 24) + 12_345, 64 << 20] {
+        let place = Place::new(1);
+        Journal::create(&place.journal(), &options(bytes)).unwrap().close().unwrap();
+        let length = std::fs::metadata(place.journal()).unwrap().len();
+        assert!(length <= bytes && JournalReader::open(&place.journal()).is_ok());
+        let file = std::fs::OpenOptions::new().write(true).open(place.journal()).unwrap();
+        file.set_len(length - 1).unwrap();
+        assert!(JournalReader::open(&place.journal()).is_err(), "{bytes} bytes asked for, {length} made");
+    }
+}

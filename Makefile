@@ -9,7 +9,8 @@ RELEASE := --release
 VERILOG := build/card.v
 ONE_PORT := build/card1.v
 
-run: system-packages
+run:
+	@tools/system-packages.sh e2fsprogs:/sbin/e2fsck python3:python3
 	tools/run-demo.sh
 
 test: lint rust-test verilog-lint synth-check

@@ -78,7 +78,7 @@ pub mod global {
             MAP_VERSION @ 0x004, 32, Ro, MAP_VERSION_VALUE as u64, "Version of this map.";
             GEOMETRY @ 0x008, 32, Ro, 0, "Bits 7:0 ports, 15:8 scoreboard slots a port, 23:16 log2 of a port ring's bytes, 31:24 volumes.";
             CONTROL @ 0x00C, 32, Rw, 0, "Bit 0 writes open: writes are admitted; closed, they are dropped and counted, reads pass. Bit 1 time base enabled.";
-            COMMAND @ 0x010, 32, Start, 0, "Bit 0 function reset: DMA, rings, MSI-X. Bit 1 card reset: everything.";
+            COMMAND @ 0x010, 32, Start, 0, "Bit 0 function reset: DMA, rings, MSI-X. Bit 1 card reset: everything on the host side; ports and switch are not yet connected to it.";
             STATUS @ 0x014, 32, Ro, 0, "Bit 0 writes open. Bit 1 time base enabled. Bit 2 a register access was malformed (partial byte enables, wrong length) and ignored.";
             SESSION @ 0x018, 64, Rw, 0, "Session number, the host's; survives function reset, zero after card reset. The host writes it at bring-up and zero at a clean stop: any other value found is an unclean stop.";
             TIME_SET @ 0x020, 64, Rw, 0, "Time base in ns since the Unix epoch (UTC); taken over when written while CONTROL bit 1 is clear.";
@@ -88,9 +88,9 @@ pub mod global {
             LAST_STAMP @ 0x040, 64, Ro, 0, "The last stamp given, ns.";
             LAST_NUMBER @ 0x048, 64, Ro, 0, "The last number given to an entry.";
             HOLD @ 0x050, 32, Rw, ticks(40_000) as u64, "Ticks a write may wait for admission before it is dropped unforwarded. Below the shortest resend of the initiators (Linux: 84 ms seen), or an old copy could overtake newer data.";
-            RETRY @ 0x054, 32, Rw, ticks(10_000) as u64, "Ticks before a before-image read is sent again.";
-            UNKNOWN @ 0x058, 32, Rw, ticks(1_000_000) as u64, "Ticks without an answer after which a write's status is declared unknown.";
-            QUARANTINE @ 0x05C, 32, Rw, ticks(10_000_000) as u64, "Ticks from the last copy forwarded until the interlock of an unanswered write ends.";
+            RETRY @ 0x054, 32, Rw, ticks(10_000) as u64, "Ticks before a before-image read is sent again. Kept and read back; nothing acts on it yet.";
+            UNKNOWN @ 0x058, 32, Rw, ticks(1_000_000) as u64, "Ticks without an answer after which a write's status is declared unknown. Kept and read back; nothing acts on it yet.";
+            QUARANTINE @ 0x05C, 32, Rw, ticks(10_000_000) as u64, "Ticks from the last copy forwarded until the interlock of an unanswered write ends. Kept and read back; nothing acts on it yet.";
             FLUSH_PERIOD @ 0x060, 32, Rw, ticks(1_000) as u64, "Ticks between periodic drains with watermarks; 0: never.";
             INTERRUPT_PERIOD @ 0x064, 32, Rw, ticks(50) as u64, "Least ticks between two interrupts of one vector.";
             VOLUME_TABLE @ 0x100, 32, Rw, 0, "16 words, one a volume: bits 15:0 shelf, 23:16 slot, 31 valid.";
@@ -133,7 +133,7 @@ pub mod port {
             MAILBOX_ADDRESS @ 0x020, 64, Rw, 0, "Mailbox: bus address, aligned to 64 bytes.";
             CONSUMED @ 0x028, 64, Rw, 0, "Bytes of the host ring that the host has taken. The card never writes beyond consumed + size.";
             PRODUCED @ 0x030, 64, Ro, 0, "Bytes that the card has written into the host ring.";
-            DURABLE @ 0x038, 64, Rw, 0, "The host reports: everything up to this number is durable in the primary journal.";
+            DURABLE @ 0x038, 64, Rw, 0, "The host reports: everything up to this number is durable in the primary journal. Nothing acts on it until there are held answers.";
             LEAF_TIME @ 0x040, 64, Ro, 0, "Leaf clock now, ns.";
             LEAF_PHASE @ 0x048, 32, Ro, 0, "Leaf clock: filtered phase error in 2^-16 ns, signed.";
             RING_LEVEL @ 0x04C, 32, Ro, 0, "64-byte lines in the port's ring.";

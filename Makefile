@@ -51,9 +51,10 @@ synth: verilog tools
 
 # Ratios against a peer or a physical limit, measured in turns; not a test.
 bench: system-packages
+	mkdir -p build
 	$(CARGO) run $(RELEASE) --quiet --package sim --example card_speed
 	$(CARGO) run $(RELEASE) --quiet --package driver --example drain_bandwidth
-	$(CARGO) run $(RELEASE) --quiet --package journal --example append_speed
+	$(CARGO) run $(RELEASE) --quiet --package journal --example append_speed -- build
 
 # The agent killed at 50 random moments of a replay; CI runs fewer.
 kill-test: system-packages

@@ -117,6 +117,8 @@ impl Gather {
             self.payloads.pad_to(BLOCK_BYTES);
             storage::write_all(storage, self.out.as_bytes(), offset)?;
             storage::write_all(storage, self.payloads.as_bytes(), offset + head as u64)?;
+            // The device works on this batch while the next is gathered.
+            storage.start_writeback(offset, total as u64);
         }
         Ok(header)
     }

@@ -3,6 +3,7 @@
 use crate::error::Error;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::Path;
 
@@ -20,6 +21,9 @@ pub trait Storage: Send + Sync {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize>;
     /// Returns when everything written is durable.
     fn sync(&self) -> io::Result<()>;
+    /// Hints that these bytes, written before, may start on their way to the device, so that a
+    /// later [`Storage::sync`] finds less to do. Promises nothing, and can't fail.
+    fn start_writeback(&self, _offset: u64, _bytes: u64) {}
     /// Writes, and returns when this write is durable. Says nothing of other writes.
     fn write_durable_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
         let written = self.write_at(bytes, offset)?;
@@ -117,6 +121,15 @@ impl Storage for FileStorage {
 
     fn sync(&self) -> io::Result<()> {
         self.file.sync_data()
+    }
+
+    fn start_writeback(&self, offset: u64, bytes: u64) {
+        let (Ok(offset), Ok(bytes)) = (i64::try_from(offset), i64::try_from(bytes)) else { return };
+        // SAFETY: the descriptor is open as long as `self.file` lives, and the call touches no memory
+        // of ours. Its result is of no use: an error of the device stays with the file until fdatasync.
+        unsafe {
+            libc::sync_file_range(self.file.as_raw_fd(), offset, bytes, libc::SYNC_FILE_RANGE_WRITE);
+        }
     }
 
     fn write_durable_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {

@@ -233,9 +233,9 @@ fn run_clocks(block: &mut Clocks, random: &mut ChaCha8Rng, cycles: u64, mut even
                 120 => block.enable.next = true,
                 _ => {}
             }
-            // Deaf for a while; a new time; another rate.
-            if done % 10_000 == 0 {
-                block.mute.next = random.random_bool(0.5);
+            // Deaf for a while: for certain once they have locked, then at random. A new time; another rate.
+            if done % 10_000 == 0 && done >= 40_000 {
+                block.mute.next = done == 40_000 || random.random_bool(0.5);
             }
             if done % 50_000 == 0 {
                 block.set_time.next = bits(random.random::<u64>() >> 3);

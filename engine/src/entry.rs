@@ -2,7 +2,7 @@
 //!
 //! Fields that a kind doesn't use are zero (`volume` and `source`: [`NO_INDEX`]):
 //!
-//! | field | after | completion | watermark | gap |
+//! | field | after, before, both | completion | watermark | gap |
 //! |---|---|---|---|---|
 //! | `flags` | clock, stamp, duplicate | clock, stamp, aoe-error, late | clock, stamp | clock, stamp |
 //! | `status` | port / pending | port / what the answer says | 0 | 0 |
@@ -10,7 +10,7 @@
 //! | `lba`, `sectors`, `volume`, `source` | of the write | none | none | none |
 //! | `slot` | scoreboard slot | the entry's | 0 | 0 |
 //! | `answer_status`, `answer_error` | 0 | of the answer | 0 | 0 |
-//! | payload | the data | none | none | [`Gap`] |
+//! | payload | the data (both: before, then after) | none | none | [`Gap`] |
 //!
 //! [`NO_INDEX`]: layout::entry::NO_INDEX
 
@@ -39,20 +39,50 @@ pub struct Commit {
 /// The flags that come with a stamp.
 pub const CLOCK_FLAGS: u16 = flags::CLOCK_LOCKED | flags::CLOCK_HOLDOVER | flags::STAMP_LOGICAL;
 
+/// What an entry says of its write, beside the data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Admitted<'a> {
+    /// Scoreboard slot.
+    pub slot: u8,
+    /// Index of the source in its port's table.
+    pub source: u16,
+    /// A copy of a write that is still unanswered.
+    pub duplicate: bool,
+    /// The write.
+    pub write: &'a Write,
+}
+
 /// The record of an admitted write, after-image. `data` are the frame's bytes at `write.payload`.
 pub fn after(commit: &Commit, slot: u8, source: u16, duplicate: bool, write: &Write, data: &[u8]) -> Vec<u8> {
-    assert_eq!(data.len(), write.payload.len(), "data are not the write's");
-    let mut header = committed(Kind::After, commit);
-    if duplicate {
+    written(Kind::After, commit, &Admitted { slot, source, duplicate, write }, data)
+}
+
+/// The record of an admitted write, before-image: `data` are what the location held.
+pub fn before(commit: &Commit, admitted: &Admitted<'_>, data: &[u8]) -> Vec<u8> {
+    written(Kind::Before, commit, admitted, data)
+}
+
+/// The record of an admitted write with both images: what the location held, and what is written.
+pub fn both(commit: &Commit, admitted: &Admitted<'_>, before: &[u8], after: &[u8]) -> Vec<u8> {
+    assert_eq!(before.len(), after.len(), "two images of one location");
+    written(Kind::Both, commit, admitted, &[before, after].concat())
+}
+
+fn written(kind: Kind, commit: &Commit, admitted: &Admitted<'_>, payload: &[u8]) -> Vec<u8> {
+    let write = admitted.write;
+    let images = if kind == Kind::Both { 2 } else { 1 };
+    assert_eq!(payload.len(), images * write.payload.len(), "data are not the write's");
+    let mut header = committed(kind, commit);
+    if admitted.duplicate {
         header.flags = (header.flags.get() | flags::DUPLICATE).into();
     }
     header.set_status(Journaled::Port, Updated::Pending);
     header.set_lba(write.lba);
     header.sectors = write.sectors.into();
-    header.slot = slot;
+    header.slot = admitted.slot;
     header.volume = write.volume.into();
-    header.source = source.into();
-    record(header, data)
+    header.source = admitted.source.into();
+    record(header, payload)
 }
 
 /// The record of a target's answer to the entry `commit.number`, which stands in scoreboard slot
@@ -73,6 +103,14 @@ pub fn completion(commit: &Commit, slot: u8, answer: &Answer, late: bool) -> Vec
 pub fn unanswered(commit: &Commit, slot: u8) -> Vec<u8> {
     let mut header = committed(Kind::Completion, commit);
     header.set_status(Journaled::Port, Updated::Unknown);
+    header.slot = slot;
+    record(header, &[])
+}
+
+/// The record that the entry `commit.number` was journaled, but never forwarded.
+pub fn cancelled(commit: &Commit, slot: u8) -> Vec<u8> {
+    let mut header = committed(Kind::Completion, commit);
+    header.set_status(Journaled::Port, Updated::Cancelled);
     header.slot = slot;
     record(header, &[])
 }

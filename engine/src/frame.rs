@@ -122,6 +122,22 @@ pub struct Write {
     pub payload_crc: u32,
 }
 
+impl Write {
+    /// Do the two have sectors in common?
+    pub fn overlaps(&self, other: &Write) -> bool {
+        self.volume == other.volume
+            && self.lba < other.lba + u64::from(other.sectors)
+            && other.lba < self.lba + u64::from(self.sectors)
+    }
+
+    /// Would one be a copy (retransmission) of the other, if both came in at one port? By DESIGN §3,
+    /// invariant 7, the tag doesn't matter.
+    pub fn equals(&self, other: &Write) -> bool {
+        (self.source, self.volume, self.lba, self.sectors, self.payload_crc)
+            == (other.source, other.volume, other.lba, other.sectors, other.payload_crc)
+    }
+}
+
 /// What becomes of a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {

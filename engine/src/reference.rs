@@ -8,12 +8,20 @@
 //!
 //! The uplink's log is in wire order, which decides what was unanswered when: a write that leaves
 //! while an overlapping one has no answer *on the wire* breaks the interlock, whatever the card thinks.
-//! A quarantine that ends is not in the trace yet, so neither may one end in it.
+//! When a quarantine ended is not in the trace; that a status had been declared unknown before is, and
+//! only then may a location be written again. A gap tells of late answers that found no room; it is taken
+//! as it stands, but for its place and number.
+//!
+//! Copies may share their original's slot (DESIGN §3, invariant 7) or have slots of their own
+//! (`docs/decisions/0003`). Only after-images are derived here: what a location held before isn't in the
+//! trace.
 
 use crate::answer::Answer;
 use crate::entry::{self, Commit, CLOCK_FLAGS};
 use crate::frame::{classify, Decision, PortRules, Write};
-use layout::entry::{flags, EntryHeader, ErrorBound, Kind, Updated, NO_INDEX};
+use layout::entry::{
+    flags, EntryHeader, ErrorBound, Gap, GapReason, Kind, Updated, HEADER_BYTES, NO_INDEX,
+};
 use layout::registers::{Counter, SOURCES};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use zerocopy::FromBytes;
@@ -107,19 +115,9 @@ impl Forwarded {
             && answer.lba & write.lba_mask == write.lba
     }
 
-    fn overlaps(&self, other: &Write) -> bool {
-        let write = &self.write;
-        write.volume == other.volume
-            && write.lba < other.lba + u64::from(other.sectors)
-            && other.lba < write.lba + u64::from(write.sectors)
-    }
-
     /// The rule by which a copy is recognised (DESIGN §3, invariant 7).
     fn is_copied_by(&self, port: usize, other: &Write) -> bool {
-        let write = &self.write;
-        self.port == port
-            && (write.source, write.volume, write.lba, write.sectors, write.payload_crc)
-                == (other.source, other.volume, other.lba, other.sectors, other.payload_crc)
+        self.port == port && self.write.equals(other)
     }
 }
 
@@ -201,6 +199,7 @@ fn follow_uplink(
     let mut writes: Vec<Forwarded> = Vec::new();
     let mut unanswered: Vec<usize> = Vec::new();
     let entry_ports = entry_ports(trace);
+    let expiry = Expiry::new(trace);
     let mut answers = Vec::new();
     for (index, event) in trace.uplink.iter().enumerate() {
         let bytes = match event {
@@ -222,7 +221,12 @@ fn follow_uplink(
                 reason: "no frame that may pass came in like this, or it left before".into(),
             })?;
         let Some(write) = candidate.write else { continue };
-        let open = |w: &&usize| writes[**w].overlaps(&write) && !writes[**w].is_copied_by(port, &write);
+        let this = writes.len();
+        let open = |w: &&usize| {
+            writes[**w].write.overlaps(&write)
+                && !writes[**w].is_copied_by(port, &write)
+                && !expiry.is_before(**w, this)
+        };
         if let Some(&w) = unanswered.iter().find(open) {
             let other = &writes[w];
             let reason = format!(
@@ -231,12 +235,44 @@ fn follow_uplink(
             );
             return Err(Mismatch::Forwarded { index, reason });
         }
-        let copy = unanswered.iter().any(|&w| writes[w].is_copied_by(port, &write));
+        let is_original = |&&w: &&usize| writes[w].is_copied_by(port, &write) && !expiry.is_before(w, this);
+        let copy = unanswered.iter().any(|w| is_original(&w));
         unanswered.push(writes.len());
         let frame = candidate.frame;
         writes.push(Forwarded { port, frame, uplink: index, write, copy, slot: 0, completions: 0 });
     }
     Ok((writes, answers))
+}
+
+/// When statuses were declared unknown because no answer came, and when entries were stamped: by entry.
+struct Expiry {
+    entries: BTreeMap<u64, u64>,
+    declared: BTreeMap<u64, u64>,
+    floor: u64,
+}
+
+impl Expiry {
+    fn new(trace: &Trace<'_>) -> Self {
+        let (mut entries, mut declared) = (BTreeMap::new(), BTreeMap::new());
+        for header in trace.records.iter().flatten().filter_map(|record| header_of(record)) {
+            let (number, stamp) = (header.number.get(), header.timestamp.get());
+            if header.kind == Kind::After as u8 {
+                entries.insert(number, stamp);
+            } else if header.kind == Kind::Completion as u8 && is_time_out(&header) {
+                declared.insert(number, stamp);
+            }
+        }
+        Self { entries, declared, floor: trace.number_floor }
+    }
+
+    /// Had write `old` been declared unknown when write `new` was admitted? Its quarantine may be over.
+    fn is_before(&self, old: usize, new: usize) -> bool {
+        let number = |write: usize| self.floor + 1 + write as u64;
+        match (self.declared.get(&number(old)), self.entries.get(&number(new))) {
+            (Some(declared), Some(entered)) => declared < entered,
+            _ => false,
+        }
+    }
 }
 
 /// The ports of the entries, by number. Equal frames may have entered at two ports; this tells which of
@@ -303,8 +339,10 @@ struct Records<'a> {
     sources: Vec<[Option<[u8; 6]>; SOURCES]>,
     /// By port: how many sources sent writes.
     seen: Vec<usize>,
-    /// Entries without a completion, by port and slot.
+    /// Entries without an answer, by port and slot.
     slots: BTreeMap<(usize, u8), Vec<usize>>,
+    /// Of those, the ones whose status was declared unknown: their quarantine may be over.
+    expired: BTreeSet<usize>,
 }
 
 impl<'a> Records<'a> {
@@ -321,6 +359,7 @@ impl<'a> Records<'a> {
             sources,
             seen,
             slots: BTreeMap::new(),
+            expired: BTreeSet::new(),
         }
     }
 
@@ -379,8 +418,24 @@ impl<'a> Records<'a> {
             }
             Ok(Kind::Completion) => self.completion(port, header, &commit),
             Ok(Kind::Watermark) => Ok(entry::watermark(&commit)),
+            Ok(Kind::Gap) => {
+                commit.number += 1;
+                self.gap(port, sequence, &commit)
+            }
             _ => Err("a card in after-image mode doesn't write this".into()),
         }
+    }
+
+    /// Late answers were lost: which, nobody knows.
+    fn gap(&self, port: usize, sequence: usize, commit: &Commit) -> Result<Vec<u8>, String> {
+        let record = &self.trace.records[port][sequence];
+        let payload = record.get(HEADER_BYTES..).and_then(|bytes| Gap::read_from_prefix(bytes).ok());
+        let Some((gap, _)) = payload else { return Err("a gap without its payload".into()) };
+        let (from_timestamp, from_number) = (gap.from_timestamp.get(), gap.from_number.get());
+        if from_timestamp >= commit.timestamp || from_number >= commit.number {
+            return Err("a gap that ends before it begins".into());
+        }
+        Ok(entry::gap(commit, from_timestamp, from_number, GapReason::Lost))
     }
 
     fn admission(&mut self, port: usize, header: &EntryHeader, commit: &Commit) -> Result<Vec<u8>, String> {
@@ -393,6 +448,9 @@ impl<'a> Records<'a> {
         }
         let duplicate = header.flags.get() & flags::DUPLICATE != 0;
         self.check_slot(port, header.slot, duplicate)?;
+        if !duplicate {
+            self.end_quarantines(port, header.slot);
+        }
         self.check_source(port, header.source.get())?;
         self.forwarded[this].slot = header.slot;
         self.slots.entry((port, header.slot)).or_default().push(this);
@@ -412,13 +470,27 @@ impl<'a> Records<'a> {
         let originals = of_port.filter(equal).count();
         match duplicate {
             false if *copy => Err("a copy of an unanswered write that isn't flagged duplicate".into()),
-            false if !in_slot.is_empty() => Err(format!("slot {slot} is taken by an unanswered write")),
+            false if in_slot.iter().any(|entry| !self.expired.contains(entry)) => Err(format!("slot {slot} is taken by an unanswered write")),
             true if originals == 0 => Err("flagged duplicate, but no equal write is unanswered".into()),
             true if originals >= COPIES => Err(format!("the write has {COPIES} unanswered copies already")),
             true if !in_slot.iter().all(|entry| equal(&entry)) => {
                 Err(format!("slot {slot} is taken by another write"))
             }
             _ => Ok(()),
+        }
+    }
+
+    /// A write of its own in a slot, or at a location, ends the quarantine of what stood there.
+    fn end_quarantines(&mut self, port: usize, slot: u8) {
+        let Self { slots, expired, forwarded, entries, .. } = self;
+        let write = &forwarded[*entries].write;
+        for (&(of_port, of_slot), open) in slots.iter_mut() {
+            let ends = |&&entry: &&usize| {
+                expired.contains(&entry)
+                    && ((of_port, of_slot) == (port, slot) || forwarded[entry].write.overlaps(write))
+            };
+            let ended: Vec<usize> = open.iter().filter(ends).copied().collect();
+            open.retain(|entry| !ended.contains(entry));
         }
     }
 
@@ -458,12 +530,14 @@ impl<'a> Records<'a> {
         let late = forwarded.completions > 0;
         forwarded.completions += 1;
         let (slot, uplink) = (forwarded.slot, forwarded.uplink);
-        if let Some(open) = self.slots.get_mut(&(port, slot)) {
-            open.retain(|&entry| entry != index);
-        }
         let commit = Commit { number, ..*commit };
         if !late && is_time_out(header) {
+            self.expired.insert(index);
             return Ok(entry::unanswered(&commit, slot));
+        }
+        let forwarded = &self.forwarded[index];
+        if let Some(open) = self.slots.get_mut(&(port, slot)) {
+            open.retain(|&entry| entry != index);
         }
         let answered = self.answers.iter().position(|(at, a)| *at > uplink && forwarded.is_answered_by(a));
         match answered {

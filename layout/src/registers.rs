@@ -224,6 +224,14 @@ counters! {
     DroppedReturn = 20 "dropped-return-full",
     /// Answers that matched no write of this port; passed on.
     Unmatched = 21 "unmatched-answers",
+    /// Dropped: a copy of a write that is held, or whose answer is; that one goes on with the copy's tag.
+    DroppedCopy = 22 "dropped-copy",
+    /// Dropped: a write whose before-image the target didn't give.
+    DroppedRead = 23 "dropped-before-read",
+    /// Dropped: a write that overlaps one whose status is unknown and whose quarantine isn't over.
+    DroppedQuarantine = 24 "dropped-quarantine",
+    /// Dropped: a frame from a source that the port's list doesn't have.
+    DroppedSource = 25 "dropped-source",
 }
 
 const _: () = assert!(Counter::ALL.len() <= 32);

@@ -19,9 +19,7 @@
 use crate::answer::Answer;
 use crate::entry::{self, Commit, CLOCK_FLAGS};
 use crate::frame::{classify, Decision, PortRules, Write};
-use layout::entry::{
-    flags, EntryHeader, ErrorBound, Gap, GapReason, Kind, Updated, HEADER_BYTES, NO_INDEX,
-};
+use layout::entry::{flags, EntryHeader, ErrorBound, Gap, GapReason, Kind, Updated, HEADER_BYTES, NO_INDEX};
 use layout::registers::{Counter, SOURCES};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use zerocopy::FromBytes;
@@ -311,6 +309,13 @@ fn is_time_out(header: &EntryHeader) -> bool {
         && (header.answer_status, header.answer_error) == (0, 0)
 }
 
+/// The stamp up to which a port's records lack nothing.
+fn first_loss(records: &[Vec<u8>]) -> u64 {
+    let gaps = records.iter().filter(|r| header_of(r).is_some_and(|header| header.kind == Kind::Gap as u8));
+    let from = gaps.filter_map(|record| Gap::read_from_prefix(record.get(HEADER_BYTES..)?).ok());
+    from.map(|(gap, _)| gap.from_timestamp.get()).min().unwrap_or(u64::MAX)
+}
+
 /// How many different MACs sent writes.
 fn sources_seen(frames: &[Vec<u8>], rules: &PortRules) -> usize {
     let macs = frames.iter().filter_map(|frame| match classify(frame, rules) {
@@ -343,6 +348,8 @@ struct Records<'a> {
     slots: BTreeMap<(usize, u8), Vec<usize>>,
     /// Of those, the ones whose status was declared unknown: their quarantine may be over.
     expired: BTreeSet<usize>,
+    /// By port: the stamp after which its gaps may hide late answers; `u64::MAX`: it has none.
+    lossy_after: Vec<u64>,
 }
 
 impl<'a> Records<'a> {
@@ -360,6 +367,7 @@ impl<'a> Records<'a> {
             seen,
             slots: BTreeMap::new(),
             expired: BTreeSet::new(),
+            lossy_after: trace.records.iter().map(|records| first_loss(records)).collect(),
         }
     }
 
@@ -467,12 +475,18 @@ impl<'a> Records<'a> {
         let in_slot = self.slots.get(&(port, slot)).map_or(&[][..], Vec::as_slice);
         let equal = |&&entry: &&usize| self.forwarded[entry].is_copied_by(port, write);
         let of_port = self.slots.range((port, 0)..=(port, u8::MAX)).flat_map(|(_, entries)| entries);
-        let originals = of_port.filter(equal).count();
+        let equals: Vec<usize> = of_port.filter(equal).copied().collect();
+        let originals = equals.len();
+        // Behind a gap nobody knows which of the expired ones still have no answer.
+        let lossy = self.lossy_after[port] < self.last_stamp;
+        let certain = equals.iter().filter(|&entry| !(lossy && self.expired.contains(entry))).count();
         match duplicate {
             false if *copy => Err("a copy of an unanswered write that isn't flagged duplicate".into()),
-            false if in_slot.iter().any(|entry| !self.expired.contains(entry)) => Err(format!("slot {slot} is taken by an unanswered write")),
+            false if in_slot.iter().any(|entry| !self.expired.contains(entry)) => {
+                Err(format!("slot {slot} is taken by an unanswered write"))
+            }
             true if originals == 0 => Err("flagged duplicate, but no equal write is unanswered".into()),
-            true if originals >= COPIES => Err(format!("the write has {COPIES} unanswered copies already")),
+            true if certain >= COPIES => Err(format!("the write has {COPIES} unanswered copies already")),
             true if !in_slot.iter().all(|entry| equal(&entry)) => {
                 Err(format!("slot {slot} is taken by another write"))
             }

@@ -174,7 +174,9 @@ impl Switch {
 
     /// Drops a write whose old data nobody gives: it was never journaled and never forwarded.
     pub(super) fn give_up(&mut self, port: usize, slot: usize, counter: Counter) {
-        let Some(write) = self.ports[port].scoreboard.slot(slot).map(|slot| slot.write.clone()) else { return };
+        let Some(write) = self.ports[port].scoreboard.slot(slot).map(|slot| slot.write.clone()) else {
+            return;
+        };
         let room = self.room(&write);
         self.ports[port].ring.release(room);
         self.ports[port].scoreboard.free_slot(slot);

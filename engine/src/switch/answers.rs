@@ -42,7 +42,8 @@ impl Switch {
             return;
         }
         let Some(before) = before_read::data(frame, answer, &slot.write) else { return };
-        let Some(Request { tag: current, state: State::Reading { frame, .. }, .. }) = slot.requests.pop() else {
+        let Some(Request { tag: current, state: State::Reading { frame, .. }, .. }) = slot.requests.pop()
+        else {
             unreachable!("it was looked at above")
         };
         let write = Write { tag: current, ..slot.write.clone() };

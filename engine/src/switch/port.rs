@@ -147,7 +147,8 @@ impl Port {
         let next = arbiter.number() + 1;
         let commit = self.stamped(arbiter, now, Some(next));
         self.last_number = next - 1;
-        self.ring.commit_standing(Standing::Gap, entry::gap(&commit, from_stamp, from_number, GapReason::Lost));
+        self.ring
+            .commit_standing(Standing::Gap, entry::gap(&commit, from_stamp, from_number, GapReason::Lost));
     }
 
     /// A watermark, unless one waits for the drain already.

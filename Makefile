@@ -55,10 +55,19 @@ bench: system-packages
 	$(CARGO) run $(RELEASE) --quiet --package sim --example card_speed
 	$(CARGO) run $(RELEASE) --quiet --package driver --example drain_bandwidth
 	$(CARGO) run $(RELEASE) --quiet --package journal --example append_speed -- build
+	@tools/system-packages.sh nbdkit:nbdkit fio:fio
+	$(CARGO) build $(RELEASE) --quiet --package nbd --examples
+	$(CARGO) run $(RELEASE) --quiet --package nbd --example request_speed -- build
 
 # The agent killed at 50 random moments of a replay; CI runs fewer.
 kill-test: system-packages
 	CHRONO_KILLS=50 $(CARGO) test $(RELEASE) --package system-tests --test kill -- --nocapture
+
+# The NBD server with the clients that people have: libnbd, QEMU, fio.
+.PHONY: nbd-clients
+nbd-clients:
+	@tools/system-packages.sh libnbd-bin:nbdcopy qemu-utils:qemu-img fio:fio
+	$(CARGO) test $(RELEASE) --package nbd --test clients -- --ignored
 
 system-packages:
 	@tools/system-packages.sh verilator:verilator g++:g++ e2fsprogs:/sbin/e2fsck python3:python3

@@ -48,6 +48,9 @@ fn session(random: &mut ChaCha8Rng) -> Vec<u8> {
 
 fn damage(bytes: &mut Vec<u8>, random: &mut ChaCha8Rng) {
     for _ in 0..random.random_range(0..6) {
+        if bytes.is_empty() {
+            return;
+        }
         // The head of a session is short, and most of the protocol is in it.
         let end = if random.random() { bytes.len().min(300) } else { bytes.len() };
         let at = random.random_range(0..end);

@@ -13,7 +13,7 @@ run:
 	@tools/system-packages.sh e2fsprogs:/sbin/e2fsck python3:python3
 	tools/run-demo.sh
 
-test: lint rust-test verilog-lint synth-check
+test: lint rust-test nbd-clients verilog-lint synth-check
 	@echo "make test: all passed"
 
 # Formatting, clippy and rustc's warnings.

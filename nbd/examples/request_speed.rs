@@ -1,7 +1,7 @@
 //! Requests a second of our server and of nbdkit, with fio, both serving the same file, in turns.
 //!
-//! `cargo run --release -p nbd --example request_speed -- DIRECTORY [TURNS]`; needs nbdkit and fio, and `serve_file`
-//! built beside it.
+//! `cargo run --release -p nbd --example request_speed -- DIRECTORY [TURNS] [wait]`; needs nbdkit and fio, and
+//! `serve_file` built beside it, which gets the last word.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -44,6 +44,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
     let directory = std::fs::canonicalize(arguments.next().unwrap_or_else(|| ".".into()))?;
     let turns: usize = arguments.next().map_or(Ok(5), |text| text.parse())?;
+    let word = arguments.next();
     let file = directory.join("request_speed.disk");
     let content: Vec<u8> =
         (0..FILE_BYTES as u32 / 4).flat_map(|word| word.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
@@ -52,7 +53,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let sockets = [directory.join("ours.socket"), directory.join("nbdkit.socket")];
     let _ = std::fs::remove_file(&sockets[1]);
     let servers = [
-        Server::start(Command::new(ours).arg(&file).arg(&sockets[0]), &sockets[0])?,
+        Server::start(Command::new(ours).arg(&file).arg(&sockets[0]).args(word), &sockets[0])?,
         Server::start(
             Command::new("nbdkit").args(["-f", "-U"]).arg(&sockets[1]).arg("file").arg(&file),
             &sockets[1],

@@ -1,6 +1,8 @@
 //! Shows a file over NBD until killed; what the server's speed is measured with.
 //!
-//! `cargo run --release -p nbd --example serve_file -- FILE SOCKET [ro]`
+//! `cargo run --release -p nbd --example serve_file -- FILE SOCKET [ro] [wait]`
+//!
+//! `wait`: as an export that says that it waits, so that every request goes to a worker.
 
 use layout::nbd::allocation;
 use nbd::{Export, Extent, Listener, Shutdown};
@@ -16,6 +18,7 @@ struct FileExport {
     file: File,
     bytes: u64,
     read_only: bool,
+    may_wait: bool,
     /// Seeking moves the position that all share.
     seeking: Mutex<()>,
 }
@@ -31,6 +34,10 @@ impl Export for FileExport {
 
     fn read_only(&self) -> bool {
         self.read_only
+    }
+
+    fn may_wait(&self) -> bool {
+        self.may_wait
     }
 
     fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
@@ -87,12 +94,14 @@ impl Export for FileExport {
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
     let (Some(path), Some(socket)) = (arguments.next(), arguments.next()) else {
-        return Err("usage: serve_file FILE SOCKET [ro]".into());
+        return Err("usage: serve_file FILE SOCKET [ro] [wait]".into());
     };
-    let read_only = arguments.next().is_some_and(|word| word == "ro");
+    let words: Vec<String> = arguments.collect();
+    let has = |name: &str| words.iter().any(|word| word == name);
+    let (read_only, may_wait) = (has("ro"), has("wait"));
     let file = File::options().read(true).write(!read_only).open(path)?;
     let bytes = file.metadata()?.len();
-    let export = FileExport { file, bytes, read_only, seeking: Mutex::new(()) };
+    let export = FileExport { file, bytes, read_only, may_wait, seeking: Mutex::new(()) };
     let exports: Vec<Arc<dyn Export>> = vec![Arc::new(export)];
     let listener = Listener::unix(Path::new(&socket))?;
     nbd::serve(&listener, &exports, &Shutdown::new()?)?;

@@ -116,6 +116,19 @@ fn requests_at_once_are_limited() {
 }
 
 #[test]
+fn a_panic_in_the_handshake_costs_one_connection() {
+    let mut server = Server::of(&Arc::new(Memory::new("disk", vec![1; BYTES])));
+    let mut steady = Client::simple(&server.path, "disk");
+    let mut client = Client::hello(&server.path, 3);
+    client.send(&client::option_bytes(7, &client::go_data("panic", &[])));
+    client.closed();
+    eventually("it is reported", || server.ended("panicked") == 1);
+    assert_eq!(steady.run(0, READ, 0, 1, &[]), Outcome::Data(vec![1]));
+    Client::simple(&server.path, "disk");
+    assert_eq!(server.stop().connections, 3);
+}
+
+#[test]
 fn connections_are_limited_and_places_become_free() {
     let limits = Limits { connections: 20, ..Limits::default() };
     let mut server = Server::start(&[&Arc::new(Memory::new("disk", vec![1; BYTES]))], limits);

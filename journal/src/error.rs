@@ -112,7 +112,7 @@ pub enum Error {
     #[error("no such moment: {0}")]
     NoMoment(String),
     /// The image would be made across a gap in the journal.
-    #[error("entries of port {port} between {from} and {to} are missing ({reason}); an image after that may be wrong. Ask for a moment up to {from}, or allow gaps")]
+    #[error("entries of port {port} between {from} and {to} are missing ({reason}); {}", good(*earlier, *from, *to))]
     Gap {
         /// Port whose entries are missing.
         port: u8,
@@ -122,6 +122,8 @@ pub enum Error {
         to: u64,
         /// Why.
         reason: String,
+        /// It spoils earlier moments (made from primary), not later ones (made from a base).
+        earlier: bool,
     },
     /// The base image doesn't fit the volume.
     #[error("{file}: {what}")]
@@ -147,5 +149,13 @@ impl Error {
     /// Is it about damage in the file, rather than about what was asked?
     pub fn is_corruption(&self) -> bool {
         matches!(self, Error::Corrupt { .. } | Error::Truncated { .. })
+    }
+}
+
+/// Which moments a gap leaves as good as ever.
+fn good(earlier: bool, from: u64, to: u64) -> String {
+    match earlier {
+        true => format!("an image from before may be wrong. Ask for a moment from {to} on, or allow gaps"),
+        false => format!("an image after that may be wrong. Ask for a moment up to {from}, or allow gaps"),
     }
 }

@@ -228,7 +228,8 @@ fn check_superblock(file: &str, s: &Superblock, actual: u64) -> Result<Geometry,
     Ok(g)
 }
 
-fn load_notes(
+/// The newest durability note, and what is wrong with the other if it is damaged.
+pub(crate) fn load_notes(
     storage: &dyn Storage,
     superblock: &Superblock,
 ) -> Result<(Note, Option<(u64, String)>), Error> {

@@ -8,7 +8,8 @@
 //! | [`Journal`] | the owner: appends that stream, makes it durable, recovers after a crash |
 //! | [`JournalReader`] | reads beside the owner |
 //! | [`verify`] | proves a file from nothing but itself; shares no code with the owner but `layout` |
-//! | [`restore`] | makes a volume's image at a moment, from a base and after-images |
+//! | [`image`] | a volume as it was at a moment: a map of pointers over primary or a base, no copy |
+//! | [`restore`] | writes such an image into a file or a device |
 //!
 //! The file's format is in `docs/formats.md`, its structs in [`layout::journal_file`]. Why it is so:
 //! `docs/decisions/0010-*` and following.
@@ -16,12 +17,17 @@
 mod batch;
 mod block;
 mod error;
+mod follow;
 mod gather;
 mod geometry;
 mod head;
+mod history;
+pub mod image;
 mod moment;
 mod open;
 pub mod order;
+mod payloads;
+mod pit_map;
 mod reader;
 mod record;
 mod record_check;
@@ -36,6 +42,7 @@ mod walk;
 mod writer;
 
 pub use error::Error;
+pub use history::MissingSpan;
 pub use moment::{rfc3339, Moment};
 pub use reader::{Entries, JournalReader, Records, Summary, TornTail};
 pub use record::{takes_order, Delivered, Entry, Location, OwnedRecord, Record, StoredRecord};

@@ -7,10 +7,10 @@ use crate::open::tail_segment;
 use crate::record::{takes_order, Entry, StoredRecord};
 use crate::storage::{self, FileStorage, Storage};
 use crate::tables::Tables;
-use crate::walk::{Directory, Step, Walk};
+use crate::walk::{Directory, Position, Step, Walk};
 use crate::writer::Chain;
 use layout::entry::{flags, Kind, Updated};
-use layout::journal_file::batch_flags;
+use layout::journal_file::{batch_flags, Note};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
@@ -70,6 +70,7 @@ pub struct JournalReader {
     summary: Summary,
     /// The last batch; `None`: it is damaged, and everything that can be found belongs to the journal.
     last_batch: Option<u64>,
+    end: Position,
 }
 
 impl JournalReader {
@@ -106,6 +107,7 @@ impl JournalReader {
                 }
             }
         }
+        let end = walk.position();
         let last_batch = damage.is_none().then_some(chain.batch);
         let mut damaged_copies = head.damaged_copies.clone();
         damaged_copies
@@ -127,12 +129,79 @@ impl JournalReader {
             damaged_copies,
             damage,
         };
-        Ok(Self { storage, head, directory, summary, last_batch })
+        Ok(Self { storage, head, directory, summary, last_batch, end })
     }
 
     /// What it says of itself.
     pub fn summary(&self) -> &Summary {
         &self.summary
+    }
+
+    pub(crate) fn storage(&self) -> &dyn Storage {
+        &*self.storage
+    }
+
+    pub(crate) fn shared_storage(&self) -> Arc<dyn Storage> {
+        Arc::clone(&self.storage)
+    }
+
+    pub(crate) fn head(&self) -> &Head {
+        &self.head
+    }
+
+    pub(crate) fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    /// Where the reader found the end.
+    pub(crate) fn end_position(&self) -> Position {
+        self.end
+    }
+
+    /// What has been noted as durable since.
+    pub(crate) fn take_note(&mut self, note: Note, damaged: Option<(u64, String)>) {
+        self.head.note = note;
+        self.head.note_damaged = damaged;
+    }
+
+    /// Takes a newer directory, in which `position` is to mean the same place.
+    pub(crate) fn replace_directory(
+        &mut self,
+        directory: Directory,
+        position: &mut Position,
+    ) -> Result<(), Error> {
+        let here = self.directory.places.get(position.at).map(|place| place.sequence);
+        let found = directory.places.iter().position(|place| Some(place.sequence) == here);
+        match (here, found) {
+            (Some(_), Some(at)) => position.at = at,
+            // There was no segment yet.
+            (None, _) if position.expected == 0 => {}
+            _ => {
+                let what = "the segment that was being read is gone: the journal has given it up";
+                return Err(Error::corrupt(self.storage.name(), position.offset, what));
+            }
+        }
+        self.directory = directory;
+        Ok(())
+    }
+
+    /// Where the segment in a slot begins.
+    pub(crate) fn segment_offset(&self, slot: u32) -> u64 {
+        self.head.geometry.segment_offset(slot)
+    }
+
+    pub(crate) fn segment_bytes(&self) -> u64 {
+        self.head.geometry.segment_bytes
+    }
+
+    /// Was that batch written after this reader had found the end?
+    pub(crate) fn is_behind_end(&self, batch: u64) -> bool {
+        self.last_batch.is_some_and(|last| batch > last)
+    }
+
+    /// The arbiter that numbers a port's entries.
+    pub(crate) fn arbiter(&self, port: u8) -> u16 {
+        self.head.tables.ports.iter().find(|known| known.port == port).map_or(0, |known| known.arbiter)
     }
 
     /// The file's name, for messages.

@@ -10,7 +10,7 @@ use layout::journal_file::{
     magic, role, BatchHeader, IndexRow, NoteRow, SealHeader, SegmentHeader, BLOCK_BYTES, PAYLOAD_ALIGN,
 };
 use sha2::{Digest, Sha256};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::mem::size_of;
 use zerocopy::IntoBytes;
 
@@ -41,6 +41,8 @@ pub(crate) struct OpenSegment {
     last_timestamp: u64,
     rows: Vec<IndexRow>,
     notes: Vec<NoteRow>,
+    /// Entries that nobody has an answer for yet, or whose answer settled nothing, by their row.
+    unsettled: BTreeMap<u32, NoteRow>,
     /// Entries of this segment by arbiter and number: their index row.
     by_number: HashMap<(u16, u64), u32>,
     digest: Sha256,
@@ -78,6 +80,7 @@ impl OpenSegment {
             last_timestamp: 0,
             rows: Vec::new(),
             notes: Vec::new(),
+            unsettled: BTreeMap::new(),
             by_number: HashMap::new(),
             digest,
         }
@@ -89,7 +92,9 @@ impl OpenSegment {
 
     /// Bytes that a seal takes, with `more` descriptors to come, its own block aside.
     pub fn seal_body_bytes(&self, more: usize, table_bytes: usize) -> u64 {
-        let rows = (self.rows.len() + self.notes.len() + more) * size_of::<IndexRow>();
+        // An entry takes a row, and a note while it is unsettled; any other record a note at most.
+        let rows =
+            (self.rows.len() + self.notes.len() + self.unsettled.len() + 2 * more) * size_of::<IndexRow>();
         (rows.next_multiple_of(BLOCK_BYTES) + table_bytes) as u64
     }
 
@@ -105,7 +110,7 @@ impl OpenSegment {
         for descriptor in batch.descriptors {
             let Ok(kind) = Kind::from_byte(descriptor.kind) else { continue };
             if takes_order(kind) {
-                self.add_entry(descriptor, order, payload_at, arbiter_of(descriptor.port));
+                self.add_entry(descriptor, order, (payload_at, descriptor_at), arbiter_of(descriptor.port));
                 order += 1;
             } else {
                 self.add_note(descriptor, kind, descriptor_at, arbiter_of(descriptor.port));
@@ -123,8 +128,10 @@ impl OpenSegment {
         self.next += u64::from(batch.header.batch_bytes.get());
     }
 
-    fn add_entry(&mut self, descriptor: &EntryHeader, order: u64, payload_at: u64, arbiter: u16) {
+    fn add_entry(&mut self, descriptor: &EntryHeader, order: u64, at: (u64, u64), arbiter: u16) {
+        let (payload_at, descriptor_at) = at;
         let updated = descriptor.updated().unwrap_or(Updated::Unknown);
+        let index = self.rows.len() as u32;
         let row = IndexRow {
             lba: descriptor.lba,
             sectors: descriptor.sectors,
@@ -138,39 +145,53 @@ impl OpenSegment {
             port: descriptor.port,
             encoding: descriptor.encoding,
         };
-        self.by_number.insert((arbiter, descriptor.number.get()), self.rows.len() as u32);
+        // What was read back from primary awaits no answer.
+        if is_unsettled(updated) && descriptor.kind != Kind::Resync as u8 {
+            let status = status_byte(updated);
+            self.unsettled.insert(index, NoteRow { status, ..note_row(descriptor, descriptor_at) });
+        }
+        self.by_number.insert((arbiter, descriptor.number.get()), index);
         self.rows.push(row);
+    }
+
+    /// Entries so far, as the index of the seal would have them, and the other records.
+    pub fn into_index(mut self) -> (Vec<IndexRow>, Vec<NoteRow>) {
+        self.sort();
+        (self.rows, self.notes)
+    }
+
+    /// Claim 26's question is "what happened to this location since": location first, then order.
+    /// Notes stay in journal order.
+    fn sort(&mut self) {
+        self.rows.sort_unstable_by_key(|row| (row.volume.get(), lba(row), row.order.get()));
+        self.notes.extend(std::mem::take(&mut self.unsettled).into_values());
+        self.notes.sort_by_key(|note| note.descriptor.get());
     }
 
     fn add_note(&mut self, descriptor: &EntryHeader, kind: Kind, descriptor_at: u64, arbiter: u16) {
         if kind == Kind::Completion {
-            let row = self.by_number.get(&(arbiter, descriptor.number.get()));
-            if let Some(row) = row.and_then(|row| self.rows.get_mut(*row as usize)) {
+            let index = self.by_number.get(&(arbiter, descriptor.number.get())).copied();
+            if let Some((index, row)) = index.and_then(|i| Some((i, self.rows.get_mut(i as usize)?))) {
                 // A late answer leaves the location doubtful: only the flag says that it came.
                 if descriptor.flags.get() & flags::LATE != 0 {
                     row.flags = (row.flags.get() | flags::LATE).into();
                 } else {
-                    row.status = status_byte(descriptor.updated().unwrap_or(Updated::Unknown));
+                    let updated = descriptor.updated().unwrap_or(Updated::Unknown);
+                    row.status = status_byte(updated);
+                    match self.unsettled.get_mut(&index) {
+                        Some(note) if is_unsettled(updated) => note.status = row.status,
+                        _ => drop(self.unsettled.remove(&index)),
+                    }
                 }
                 return;
             }
         }
-        self.notes.push(NoteRow {
-            number: descriptor.number,
-            timestamp: descriptor.timestamp,
-            descriptor: (descriptor_at as u32).into(),
-            flags: descriptor.flags,
-            kind: descriptor.kind,
-            port: descriptor.port,
-            status: descriptor.status,
-            reserved: [0; 7],
-        });
+        self.notes.push(note_row(descriptor, descriptor_at));
     }
 
     /// The seal, with `tables` as they stand now.
     pub fn seal(&mut self, session: u64, tables: &[u8]) -> Seal {
-        // Claim 26's question is "what happened to this location since": location first, then order.
-        self.rows.sort_unstable_by_key(|row| (row.volume.get(), lba(row), row.order.get()));
+        self.sort();
         let mut body = self.rows.as_bytes().to_vec();
         body.extend_from_slice(self.notes.as_bytes());
         body.resize(body.len().next_multiple_of(BLOCK_BYTES), 0);
@@ -211,9 +232,28 @@ impl OpenSegment {
     }
 }
 
-fn lba(row: &IndexRow) -> u64 {
+/// First sector of a row.
+pub(crate) fn lba(row: &IndexRow) -> u64 {
     let b = row.lba;
     u64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], 0, 0])
+}
+
+/// May an answer still change what is known of it?
+pub(crate) fn is_unsettled(updated: Updated) -> bool {
+    matches!(updated, Updated::Pending | Updated::Unknown)
+}
+
+fn note_row(descriptor: &EntryHeader, descriptor_at: u64) -> NoteRow {
+    NoteRow {
+        number: descriptor.number,
+        timestamp: descriptor.timestamp,
+        descriptor: (descriptor_at as u32).into(),
+        flags: descriptor.flags,
+        kind: descriptor.kind,
+        port: descriptor.port,
+        status: descriptor.status,
+        reserved: [0; 7],
+    }
 }
 
 fn status_byte(updated: Updated) -> u8 {

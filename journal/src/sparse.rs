@@ -23,8 +23,14 @@ impl<'a> SparseImage<'a> {
         Ok(Self { file, name, bytes, no_holes: false })
     }
 
-    pub fn bytes(&self) -> u64 {
-        self.bytes
+    /// A device that holds anything; it has to be large enough.
+    pub fn over_device(file: &'a File, name: &'a str, bytes: u64) -> Result<Self, Error> {
+        let has = rustix::fs::seek(file, rustix::fs::SeekFrom::End(0))
+            .map_err(|e| Error::io(name, "asking for its size", e.into()))?;
+        if has < bytes {
+            return Err(Error::Invalid(format!("{name}: has {has} bytes, and the image {bytes}")));
+        }
+        Ok(Self { file, name, bytes, no_holes: false })
     }
 
     /// Writes where nothing was written before: zeroes are left out.

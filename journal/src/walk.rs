@@ -161,6 +161,18 @@ pub(crate) struct Ending {
     pub dropped: Vec<u32>,
 }
 
+/// Where a walk is, to go on from there later.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Position {
+    /// Index in the directory's places.
+    pub at: usize,
+    pub entered: bool,
+    pub offset: u64,
+    /// Sequence of the batch that comes next; zero: not known.
+    pub expected: u64,
+    pub previous: Option<(u32, u64)>,
+}
+
 /// See the module.
 pub(crate) struct Walk<'a> {
     storage: &'a dyn Storage,
@@ -200,6 +212,23 @@ impl<'a> Walk<'a> {
             check_from,
             finished: false,
         }
+    }
+
+    /// Goes on from `position`.
+    pub fn from_position(
+        storage: &'a dyn Storage,
+        head: &'a Head,
+        directory: &'a Directory,
+        position: Position,
+    ) -> Self {
+        let Position { at, entered, offset, expected, previous } = position;
+        Self { entered, offset, expected, previous, ..Self::new(storage, head, directory, at, u64::MAX) }
+    }
+
+    /// Where it is.
+    pub fn position(&self) -> Position {
+        let Self { at, entered, offset, expected, previous, .. } = *self;
+        Position { at, entered, offset, expected, previous }
     }
 
     /// The arbiter that numbers a port's entries.

@@ -2,6 +2,7 @@
 
 mod workload;
 
+use journal::image::Backing;
 use journal::restore::{restore, RestoreOptions};
 use journal::{Error, Journal, JournalReader, Moment, OwnedRecord, PreviousEnd};
 use layout::entry::Kind;
@@ -65,7 +66,7 @@ fn every_moment_is_the_models() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("journal");
         let all = fill(&path, &mut workload, 120);
-        let reader = JournalReader::open(&path).unwrap();
+        let reader = || JournalReader::open(&path).unwrap();
         for (index, name) in [(0u16, "7.1"), (1, "7.2")] {
             let mut base = vec![0u8; (SECTORS as usize >> index) * 512];
             let half = base.len() / 2;
@@ -75,14 +76,14 @@ fn every_moment_is_the_models() {
             let out = directory.path().join("out");
             let at = |at| RestoreOptions {
                 volume: name,
-                base: &base_path,
+                backing: Backing::Base(&base_path),
                 at,
                 out: &out,
                 force: true,
                 allow_gaps: false,
             };
             for count in 0..=workload.writes.len() {
-                let done = restore(&reader, &at(Moment::Order(count as u64)), &mut |_| {}).unwrap();
+                let done = restore(reader(), &at(Moment::Order(count as u64)), &mut |_| {}).unwrap();
                 assert_eq!(done.order, count as u64);
                 let image = std::fs::read(&out).unwrap();
                 assert!(
@@ -90,14 +91,14 @@ fn every_moment_is_the_models() {
                     "seed {seed}, volume {name}, order {count}"
                 );
             }
-            restore(&reader, &at(Moment::End), &mut |_| {}).unwrap();
+            restore(reader(), &at(Moment::End), &mut |_| {}).unwrap();
             assert!(std::fs::read(&out).unwrap() == workload.image(&base, index, workload.writes.len()));
             let third = all.iter().filter(|record| record.header.kind == Kind::After as u8).nth(2).unwrap();
-            restore(&reader, &at(Moment::Timestamp(third.header.timestamp.get())), &mut |_| {}).unwrap();
+            restore(reader(), &at(Moment::Timestamp(third.header.timestamp.get())), &mut |_| {}).unwrap();
             assert!(std::fs::read(&out).unwrap() == workload.image(&base, index, 3));
-            restore(&reader, &at(Moment::Timestamp(third.header.timestamp.get() - 1)), &mut |_| {}).unwrap();
+            restore(reader(), &at(Moment::Timestamp(third.header.timestamp.get() - 1)), &mut |_| {}).unwrap();
             assert!(std::fs::read(&out).unwrap() == workload.image(&base, index, 2));
-            let beyond = restore(&reader, &at(Moment::Order(workload.writes.len() as u64 + 1)), &mut |_| {});
+            let beyond = restore(reader(), &at(Moment::Order(workload.writes.len() as u64 + 1)), &mut |_| {});
             assert!(matches!(beyond, Err(Error::NoMoment(_))));
         }
     }

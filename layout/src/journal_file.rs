@@ -617,7 +617,8 @@ pub struct IndexRow {
 const _: () = assert!(core::mem::size_of::<IndexRow>() == 32);
 
 /// A record in a segment's index that is not an entry: gaps, markers, and completions of entries
-/// that lie in an earlier segment.
+/// that lie in an earlier segment. And an entry that is pending or unknown when the segment is
+/// sealed, so that a later completion finds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct NoteRow {

@@ -20,6 +20,8 @@ pub(super) struct Expected {
     rows: Vec<(IndexRow, u64)>,
     by_number: HashMap<(u16, u64), usize>,
     notes: Vec<NoteRow>,
+    /// Number and place of each entry, for those that end unsettled.
+    entry_places: Vec<(EntryHeader, u64)>,
     batches: u64,
     entries: u64,
     last_crc: u32,
@@ -39,6 +41,7 @@ impl Expected {
             rows: Vec::new(),
             by_number: HashMap::new(),
             notes: Vec::new(),
+            entry_places: Vec::new(),
             batches: 0,
             entries: 0,
             last_crc: header.previous_batch_crc.get(),
@@ -68,6 +71,7 @@ impl Expected {
             match kind {
                 Kind::After | Kind::Before | Kind::Both | Kind::Resync => {
                     self.entry(record, order, at + payload, arbiter);
+                    self.entry_places.push((*record, at + descriptor));
                     order += 1;
                 }
                 _ => self.note(record, *kind, at + descriptor, arbiter),
@@ -117,14 +121,38 @@ impl Expected {
         });
     }
 
+    /// The notes, those of entries without a settled answer among them, in journal order.
+    fn all_notes(&self) -> Vec<NoteRow> {
+        let mut notes = self.notes.clone();
+        for ((row, _), (header, place)) in self.rows.iter().zip(&self.entry_places) {
+            let open = matches!(Updated::from_byte(row.status >> 4), Ok(Updated::Pending | Updated::Unknown));
+            if open && row.kind != Kind::Resync as u8 {
+                notes.push(NoteRow {
+                    number: header.number,
+                    timestamp: header.timestamp,
+                    descriptor: (*place as u32).into(),
+                    flags: header.flags,
+                    kind: header.kind,
+                    port: header.port,
+                    status: row.status,
+                    reserved: [0; 7],
+                });
+            }
+        }
+        notes.sort_by_key(|note| note.descriptor.get());
+        notes
+    }
+
     fn index(&mut self) -> Vec<u8> {
+        // Before the rows are sorted: they go with `entry_places` by position.
+        let notes = self.all_notes();
         self.rows.sort_by_key(|(row, order)| {
             let mut lba = [0; 8];
             lba[..6].copy_from_slice(&row.lba);
             (row.volume.get(), u64::from_le_bytes(lba), *order)
         });
         let mut bytes: Vec<u8> = self.rows.iter().flat_map(|(row, _)| row.as_bytes().to_vec()).collect();
-        bytes.extend(self.notes.iter().flat_map(|row| row.as_bytes().to_vec()));
+        bytes.extend(notes.iter().flat_map(|row| row.as_bytes().to_vec()));
         bytes.resize(bytes.len().next_multiple_of(BLOCK_BYTES), 0);
         bytes
     }
@@ -201,7 +229,7 @@ pub(super) fn check(
             && seal.entries.get() == expected.entries
             && seal.last_batch_crc.get() == expected.last_crc
             && seal.index_rows.get() as usize == expected.rows.len()
-            && seal.note_rows.get() as usize == expected.notes.len()
+            && seal.note_rows.get() as usize == expected.all_notes().len()
             && (seal.first_timestamp.get(), seal.last_timestamp.get()) == stamps;
         if !counts {
             wrong(place, "its counts are not those of the batches");

@@ -1,0 +1,59 @@
+//! Reads on where a reader found the end: what has become durable since.
+
+use crate::batch::Batch;
+use crate::error::Error;
+use crate::head;
+use crate::reader::JournalReader;
+use crate::walk::{Directory, Position, Step, Walk};
+
+/// See the module.
+pub(crate) struct Follower {
+    reader: JournalReader,
+    position: Position,
+}
+
+impl Follower {
+    /// From the end of what `reader` reads.
+    pub fn new(reader: JournalReader) -> Self {
+        let position = reader.end_position();
+        Self { reader, position }
+    }
+
+    /// The batches that have become durable since the last call, in order.
+    ///
+    /// Costs a look at the two durability notes if there are none.
+    pub fn batches(&mut self) -> Result<Vec<Batch>, Error> {
+        let storage = self.reader.shared_storage();
+        let (note, damaged) = head::load_notes(&*storage, &self.reader.head().superblock)?;
+        let mut batches = Vec::new();
+        if note.batch.get() < self.position.expected {
+            return Ok(batches);
+        }
+        self.reader.take_note(note, damaged);
+        // Once with the directory as it is known, and again with what may have been added to it.
+        for attempt in 0..2 {
+            if attempt > 0 {
+                let directory = Directory::load(&*storage, self.reader.head())?;
+                self.reader.replace_directory(directory, &mut self.position)?;
+            }
+            let mut walk = Walk::from_position(&*storage, self.reader.head(), self.reader.directory(), self.position);
+            loop {
+                if walk.position().expected > note.batch.get() {
+                    self.position = walk.position();
+                    return Ok(batches);
+                }
+                match walk.step() {
+                    Ok(Some(Step::Batch(batch, _))) => batches.push(*batch),
+                    Ok(Some(Step::Segment(_))) => {}
+                    // What isn't where the old directory would have it may be in a new segment.
+                    Ok(Some(Step::Damage(_)) | None) | Err(_) if attempt == 0 => break,
+                    Ok(Some(Step::Damage(error))) | Err(error) => return Err(error),
+                    Ok(Some(Step::End(_)) | None) => break,
+                }
+                self.position = walk.position();
+            }
+        }
+        let what = format!("batch {} is durable and can't be found", note.batch);
+        Err(Error::corrupt(&self.reader.file_name(), self.position.offset, what))
+    }
+}

@@ -1,7 +1,9 @@
 //! The command line, and the help that teaches it.
 
+use crate::{bookmark, diff};
 use clap::{Args, Parser, Subcommand};
-use journal::Moment;
+use journal::image::Backing;
+use journal::{Moment, When};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -45,9 +47,18 @@ pub enum Command {
     Verify(Verify),
     /// Make the image of a volume as it was at a moment
     ///
-    /// Copies the base and applies every write up to the moment, in order. The base is the volume's image
-    /// from before the first write in the journal. OUT is sparse where it can be.
+    /// With --base: the volume's image from before the first write in the journal, and over it the data of
+    /// every write up to the moment (after-images). With --primary: what the volume holds now, and over it what
+    /// every write behind the moment replaced (before-images); it may be in use meanwhile.
+    /// OUT is sparse where it can be.
     Restore(Restore),
+    /// List what was written between two moments
+    ///
+    /// Shows where something was written behind moment A and up to moment B, and through which ports.
+    Diff(diff::Diff),
+    /// Name moments
+    #[command(subcommand)]
+    Bookmark(bookmark::Bookmark),
 }
 
 /// `replay`.
@@ -157,31 +168,54 @@ pub struct Restore {
     /// The volume, shelf.slot
     #[arg(long, value_name = "VOLUME")]
     pub volume: String,
-    /// The volume's image from before the first write; it is only read
-    #[arg(long, value_name = "BASE")]
-    pub base: PathBuf,
-    /// The moment: ns since 1970, RFC 3339, order:N (just after the entry with that order), end
-    #[arg(long, value_name = "WHEN")]
-    pub at: Moment,
-    /// The image to make. It appears under its name only when it is complete
+    #[command(flatten)]
+    pub backing: BackingArguments,
+    /// The moment: order:N (just after that entry), RFC 3339, -15m, bookmark:NAME, ns since 1970, end
+    #[arg(long, value_name = "WHEN", allow_hyphen_values = true)]
+    pub at: When,
+    /// The image to make. It appears under its name only when it is complete; a device is written in place
     #[arg(long, value_name = "OUT")]
     pub to: PathBuf,
     /// Replace OUT if it exists
     #[arg(long)]
     pub force: bool,
     /// Go on across gaps in the journal, though the image may be wrong
-    #[arg(long)]
+    #[arg(long, alias = "allow-gap")]
     pub allow_gaps: bool,
     /// Print the result as one JSON object
     #[arg(long)]
     pub json: bool,
 }
 
+/// What a volume's image is made from.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct BackingArguments {
+    /// The volume's image from before the first write; it is only read
+    #[arg(long, value_name = "IMG")]
+    pub base: Option<PathBuf>,
+    /// The volume's primary storage, in use or not; it is only read
+    #[arg(long, value_name = "IMG")]
+    pub primary: Option<PathBuf>,
+}
+
+impl BackingArguments {
+    /// As the journal takes it.
+    pub fn backing(&self) -> Backing<'_> {
+        match (&self.base, &self.primary) {
+            (_, Some(primary)) => Backing::Primary(primary),
+            (Some(base), None) => Backing::Base(base),
+            (None, None) => unreachable!("clap asks for one of them"),
+        }
+    }
+}
+
 const RESTORE_EXAMPLES: &str = "\
 Examples:
   host-agent restore j --volume 1.0 --base base.img --at order:1234 --to then.img
   host-agent restore j --volume 1.0 --base base.img --at 2026-11-23T10:00:00.5+01:00 --to then.img
-  host-agent restore j --volume 1.0 --base base.img --at end --to now.img --force";
+  host-agent restore j --volume 1.0 --base base.img --at end --to now.img --force
+  host-agent restore j --volume 1.0 --primary disk.img --at -15m --to then.img";
 
 /// `PORT=FILE`.
 #[derive(Clone, Debug)]

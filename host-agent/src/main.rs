@@ -1,10 +1,12 @@
 //! `host-agent`: Chronoswitch's command line.
 //!
-//! One file per command: [`replay`], [`log`], [`verify`], [`restore`]. Data go to standard output,
+//! One file per command: [`replay`], [`log`], [`verify`], [`restore`], [`diff`], [`bookmark`]. Data go to standard output,
 //! everything else to standard error. Exit code 0: fine; 1: what was asked failed; 2: misuse.
 
 mod arguments;
+mod bookmark;
 mod capture;
+mod diff;
 mod error;
 mod log;
 mod output;
@@ -25,6 +27,8 @@ fn main() -> ExitCode {
         Command::Log(log) => log::run(log),
         Command::Verify(verify) => verify::run(verify),
         Command::Restore(restore) => restore::run(restore),
+        Command::Diff(diff) => diff::run(diff),
+        Command::Bookmark(bookmark) => bookmark::run(bookmark),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -4,8 +4,9 @@ use crate::arguments::Restore;
 use crate::error::Error;
 use crate::output::{bytes, count, grouped, Output};
 use crate::progress::{bar, Unit};
+use journal::image::Backing;
 use journal::restore::{restore, Progress, RestoreOptions, Restored, Stage};
-use journal::{rfc3339, JournalReader};
+use journal::{rfc3339, JournalReader, MissingSpan};
 use serde::Serialize;
 
 /// The result, as `--json` prints it.
@@ -15,11 +16,11 @@ struct Printed<'a> {
     out: String,
     order: u64,
     timestamp: u64,
-    applied: u64,
+    entries: u64,
     skipped: u64,
     doubtful: u64,
     bytes: u64,
-    gaps: &'a [u8],
+    gaps: Vec<u8>,
 }
 
 /// Runs the command.
@@ -27,25 +28,35 @@ pub fn run(arguments: &Restore) -> Result<(), Error> {
     let reader = JournalReader::open(&arguments.journal)?;
     let options = RestoreOptions {
         volume: &arguments.volume,
-        base: &arguments.base,
-        at: arguments.at,
+        backing: arguments.backing.backing(),
+        at: arguments.at.resolve(reader.tables())?,
         out: &arguments.to,
         force: arguments.force,
         allow_gaps: arguments.allow_gaps,
     };
-    let restored = with_bars(|progress| restore(&reader, &options, progress)).map_err(hinted)?;
+    let restored = with_bars(|progress| restore(reader, &options, progress)).map_err(hinted)?;
     let mut output = Output::new();
     if arguments.json {
-        let Restored { order, timestamp, applied, skipped, doubtful, bytes, ref gaps } = restored;
+        let Restored { order, timestamp, entries, skipped, doubtful, bytes, ref gaps } = restored;
+        let gaps = ports(gaps);
         let (volume, out) = (arguments.volume.as_str(), arguments.to.display().to_string());
-        output.json(&Printed { volume, out, order, timestamp, applied, skipped, doubtful, bytes, gaps })?;
+        output.json(&Printed { volume, out, order, timestamp, entries, skipped, doubtful, bytes, gaps })?;
     } else {
         print(arguments, &restored, &mut output)?;
     }
     output.finish()
 }
 
-fn hinted(error: journal::Error) -> Error {
+/// The ports that gaps are of.
+pub fn ports(gaps: &[MissingSpan]) -> Vec<u8> {
+    let mut ports: Vec<u8> = gaps.iter().map(|gap| gap.port).collect();
+    ports.sort_unstable();
+    ports.dedup();
+    ports
+}
+
+/// With what to do about it.
+pub fn hinted(error: journal::Error) -> Error {
     match error {
         journal::Error::Exists { .. } => Error::JournalHint(error, "--force replaces it"),
         journal::Error::Gap { .. } => {
@@ -62,18 +73,15 @@ fn with_bars<T>(work: impl FnOnce(&mut dyn FnMut(Progress)) -> T) -> T {
         if current.as_ref().is_none_or(|(stage, _)| *stage != progress.stage) {
             let (what, unit) = match progress.stage {
                 Stage::Reading => ("reading", Unit::Of("entries")),
-                Stage::Copying => ("copying", Unit::Bytes),
-                Stage::Applying => ("applying", Unit::Of("entries")),
+                Stage::Writing => ("writing", Unit::Bytes),
             };
             if let Some((_, old)) = current.replace((progress.stage, bar(what, unit))) {
                 old.finish_and_clear();
             }
         }
         if let Some((_, bar)) = &current {
-            // The end of everything is asked for with the largest number there is.
-            let total = if progress.total == u64::MAX { progress.done } else { progress.total };
-            bar.set_length(total);
-            bar.set_position(progress.done.min(total));
+            bar.set_length(progress.total);
+            bar.set_position(progress.done.min(progress.total));
         }
     });
     if let Some((_, bar)) = current {
@@ -88,11 +96,15 @@ fn print(arguments: &Restore, restored: &Restored, output: &mut Output) -> Resul
         order => format!("just after order:{order} ({})", rfc3339(restored.timestamp)),
     };
     output.line(format!("{}: volume {} as it was {moment}", arguments.to.display(), arguments.volume))?;
+    let backing = arguments.backing.backing();
+    let (entries, which) = match backing {
+        Backing::Base(_) => (count(restored.entries, "write", "writes"), "up to the moment"),
+        Backing::Primary(_) => (count(restored.entries, "write", "writes"), "after the moment undone"),
+    };
     output.line(format!(
-        "  {} of this volume applied to {} ({}), {} not executed by the target",
-        count(restored.applied, "write", "writes"),
-        arguments.base.display(),
+        "  {entries} of this volume {which}: {} from the journal, the rest from {}; {} not executed by the target",
         bytes(restored.bytes),
+        backing.path().display(),
         grouped(restored.skipped)
     ))?;
     if restored.doubtful > 0 {
@@ -102,7 +114,7 @@ fn print(arguments: &Restore, restored: &Restored, output: &mut Output) -> Resul
         ))?;
     }
     if !restored.gaps.is_empty() {
-        let ports = restored.gaps.iter().map(u8::to_string).collect::<Vec<_>>().join(", ");
+        let ports = ports(&restored.gaps).iter().map(u8::to_string).collect::<Vec<_>>().join(", ");
         output.line(format!("  warning: the image crosses gaps of port {ports} and may be wrong"))?;
     }
     Ok(())

@@ -36,7 +36,8 @@ impl Follower {
                 let directory = Directory::load(&*storage, self.reader.head())?;
                 self.reader.replace_directory(directory, &mut self.position)?;
             }
-            let mut walk = Walk::from_position(&*storage, self.reader.head(), self.reader.directory(), self.position);
+            let mut walk =
+                Walk::from_position(&*storage, self.reader.head(), self.reader.directory(), self.position);
             loop {
                 if walk.position().expected > note.batch.get() {
                     self.position = walk.position();

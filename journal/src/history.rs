@@ -3,6 +3,7 @@
 
 use crate::batch::Batch;
 use crate::error::Error;
+use crate::image::check_known;
 use crate::moment::Moment;
 use crate::payloads::Payloads;
 use crate::reader::JournalReader;
@@ -457,6 +458,26 @@ fn add(segment: &mut OpenSegment, batch: &Batch, arbiter_of: impl Fn(u8) -> u16)
 }
 
 impl JournalReader {
+    /// Order and stamp of the last entry, of any volume, at or before a moment; zeroes: none.
+    pub fn entry_at(&self, moment: Moment) -> Result<(u64, u64), Error> {
+        check_known(self, moment)?;
+        let mut last = (0, 0);
+        // From the back: the first segment that has any such entry has the last one.
+        for (index, place) in self.places()?.iter().rev() {
+            let part = load(self, *index, place)?;
+            for row in &part.rows {
+                let (order, stamp) = (part.first_order + u64::from(row.order.get()), row.timestamp.get());
+                if reached(moment, order, stamp) {
+                    last = last.max((order, stamp));
+                }
+            }
+            if last.0 > 0 {
+                break;
+            }
+        }
+        Ok(last)
+    }
+
     /// The segments up to the journal's end, with their index in the directory, without a hole.
     fn places(&self) -> Result<Vec<(usize, Place)>, Error> {
         let mut places = Vec::new();

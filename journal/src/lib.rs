@@ -9,6 +9,7 @@
 //! | [`JournalReader`] | reads beside the owner |
 //! | [`verify`] | proves a file from nothing but itself; shares no code with the owner but `layout` |
 //! | [`image`] | a volume as it was at a moment: a map of pointers over primary or a base, no copy |
+//! | [`diff`] | what was written between two moments |
 //! | [`restore`] | writes such an image into a file or a device |
 //!
 //! The file's format is in `docs/formats.md`, its structs in [`layout::journal_file`]. Why it is so:
@@ -16,6 +17,7 @@
 
 mod batch;
 mod block;
+pub mod diff;
 mod error;
 mod follow;
 mod gather;
@@ -43,9 +45,9 @@ mod writer;
 
 pub use error::Error;
 pub use history::MissingSpan;
-pub use moment::{rfc3339, Moment};
+pub use moment::{rfc3339, Moment, When};
 pub use reader::{Entries, JournalReader, Records, Summary, TornTail};
 pub use record::{takes_order, Delivered, Entry, Location, OwnedRecord, Record, StoredRecord};
 pub use storage::{FileStorage, Storage};
-pub use tables::{Address, Port, PortKind, Source, SourceIdentity, Tables, Volume};
+pub use tables::{Address, Bookmark, Port, PortKind, Source, SourceIdentity, Tables, Volume};
 pub use writer::{ArbiterEnd, CreateOptions, Durable, End, Journal, Opened, PreviousEnd, Space};

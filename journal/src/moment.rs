@@ -1,6 +1,8 @@
 //! Moments as a user names them.
 
 use crate::error::Error;
+use crate::tables::Tables;
+use crate::writer::now;
 use std::fmt;
 use std::str::FromStr;
 
@@ -60,9 +62,69 @@ pub fn rfc3339(nanoseconds: u64) -> String {
     }
 }
 
+/// A moment as it is asked for, before a journal has been looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum When {
+    /// A moment as it stands.
+    Moment(Moment),
+    /// That long before now, ns.
+    Ago(u64),
+    /// A bookmark of the journal.
+    Bookmark(String),
+}
+
+impl When {
+    /// The moment in a journal with these tables.
+    pub fn resolve(&self, tables: &Tables) -> Result<Moment, Error> {
+        match self {
+            When::Moment(moment) => Ok(*moment),
+            When::Ago(nanoseconds) => Ok(Moment::Timestamp(now().saturating_sub(*nanoseconds))),
+            When::Bookmark(name) => tables.bookmark(name).map(|bookmark| Moment::Order(bookmark.order)),
+        }
+    }
+}
+
+impl FromStr for When {
+    type Err = Error;
+
+    /// What [`Moment`] takes, `bookmark:NAME`, or a time before now such as `-15m` and `-1d2h`.
+    fn from_str(text: &str) -> Result<Self, Error> {
+        if let Some(name) = text.strip_prefix("bookmark:") {
+            return Ok(When::Bookmark(name.to_owned()));
+        }
+        let Some(ago) = text.strip_prefix('-') else {
+            return text.parse().map(When::Moment);
+        };
+        let wrong = |why: String| {
+            Error::Invalid(format!(
+                "'{text}' is no time before now ({why}): give -15m, -2h30m, -1d or the like"
+            ))
+        };
+        let span: jiff::Span = ago.parse().map_err(|e: jiff::Error| wrong(e.to_string()))?;
+        let duration =
+            span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).map_err(|e| wrong(e.to_string()))?;
+        u64::try_from(duration.as_nanos()).map(When::Ago).map_err(|_| wrong("it lies in the future".into()))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn moments_before_now_and_bookmarks_parse() {
+        let minute = 60_000_000_000;
+        assert_eq!("-15m".parse::<When>().unwrap(), When::Ago(15 * minute));
+        assert_eq!("-1d2h30m".parse::<When>().unwrap(), When::Ago((26 * 60 + 30) * minute));
+        assert_eq!(
+            "bookmark:before migration".parse::<When>().unwrap(),
+            When::Bookmark("before migration".into())
+        );
+        assert_eq!("order:7".parse::<When>().unwrap(), When::Moment(Moment::Order(7)));
+        for bad in ["-", "-x", "--15m", "-15", "noon"] {
+            bad.parse::<When>().unwrap_err();
+        }
+    }
 
     #[test]
     fn moments_parse_and_print() {

@@ -296,7 +296,7 @@ fn format(storage: &dyn Storage, geometry: &Geometry, options: &CreateOptions) -
         storage::write_all(storage, &block::encode(&note).0, offset)?;
     }
     let mut tables =
-        Tables { volumes: options.volumes.clone(), ports: options.ports.clone(), sources: Vec::new() };
+        Tables { volumes: options.volumes.clone(), ports: options.ports.clone(), ..Tables::default() };
     tables.volumes.sort_by_key(|volume| volume.index);
     tables.ports.sort_by_key(|port| port.port);
     let bytes = tables.encode(journal_id, 1)?;

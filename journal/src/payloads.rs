@@ -223,7 +223,9 @@ impl Payloads {
         let wrong = |what: &str| Error::corrupt(self.storage.name(), offset, what);
         let used = used.ok_or_else(|| wrong("the segment is not known"))?;
         match batch::look(&bytes, &used, room) {
-            Found::Header(header) => Batch::read(&*self.storage, offset, &header)?.map_err(|what| wrong(&what)),
+            Found::Header(header) => {
+                Batch::read(&*self.storage, offset, &header)?.map_err(|what| wrong(&what))
+            }
             Found::Damaged(what) => Err(wrong(&what)),
             Found::Stale | Found::Nothing => Err(wrong("the batch that was here is gone")),
         }

@@ -30,12 +30,7 @@ impl Extent {
     /// A part of it.
     pub fn cut(&self, from: u64, to: u64) -> Extent {
         assert!(self.lba <= from && from < to && to <= self.end(), "a part of an extent lies in it");
-        Extent {
-            lba: from,
-            sectors: (to - from) as u32,
-            skip: self.skip + (from - self.lba) as u16,
-            ..*self
-        }
+        Extent { lba: from, sectors: (to - from) as u32, skip: self.skip + (from - self.lba) as u16, ..*self }
     }
 }
 
@@ -112,7 +107,8 @@ impl PitMap {
             }
         }
         let doubtful = |write: &Write| write.marks() & mark::DOUBTFUL != 0;
-        map.doubtful = writes.iter().zip(&shown).filter(|(write, shown)| **shown && doubtful(write)).count() as u64;
+        map.doubtful =
+            writes.iter().zip(&shown).filter(|(write, shown)| **shown && doubtful(write)).count() as u64;
         map.extents.shrink_to_fit();
         map
     }

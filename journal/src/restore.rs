@@ -175,9 +175,9 @@ impl Out {
                     .map_err(|e| Error::io(&name, "opening for writing", e))?;
                 Ok(Out::Device(device, name))
             }
-            Ok(metadata) if !metadata.is_file() => {
-                Err(Error::Invalid(format!("{name}: exists and is neither a regular file nor a block device")))
-            }
+            Ok(metadata) if !metadata.is_file() => Err(Error::Invalid(format!(
+                "{name}: exists and is neither a regular file nor a block device"
+            ))),
             Ok(_) if !options.force => Err(Error::Exists { file: name }),
             Ok(metadata) => refuse_same_file(&name, &metadata, options.backing).map(|()| Out::File),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Out::File),
@@ -234,15 +234,19 @@ impl Drop for Unfinished {
     }
 }
 
-fn refuse_same_file(name: &str, out: &std::fs::Metadata, backing: Backing<'_>) -> Result<(), Error> {
+fn refuse_same_file(name: &str, out: &std::fs::Metadata, backing_kind: Backing<'_>) -> Result<(), Error> {
     use std::os::unix::fs::MetadataExt;
-    let backing = std::fs::metadata(backing.path())
-        .map_err(|e| Error::io(&backing.path().display().to_string(), "looking at it", e))?;
+    let backing = std::fs::metadata(backing_kind.path())
+        .map_err(|e| Error::io(&backing_kind.path().display().to_string(), "looking at it", e))?;
     let same_device = out.file_type().is_block_device()
         && backing.file_type().is_block_device()
         && backing.rdev() == out.rdev();
     if same_device || (backing.dev(), backing.ino()) == (out.dev(), out.ino()) {
-        return Err(Error::Invalid(format!("{name}: is primary or base itself")));
+        let what = match backing_kind {
+            Backing::Primary(_) => "primary",
+            Backing::Base(_) => "the base",
+        };
+        return Err(Error::Invalid(format!("{name}: is {what} itself")));
     }
     Ok(())
 }

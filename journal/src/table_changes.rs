@@ -3,8 +3,8 @@
 use crate::error::Error;
 use crate::record_check;
 use crate::storage;
-use crate::tables::{Port, Source, Tables, Volume};
-use crate::writer::{Claim, Journal};
+use crate::tables::{Bookmark, Port, Source, Tables, Volume};
+use crate::writer::{now, Claim, Journal};
 use layout::journal_file::{PortState, MAXIMUM_PORTS};
 
 impl Journal {
@@ -62,6 +62,33 @@ impl Journal {
         }
         let mut tables = self.head.tables.clone();
         tables.sources.push(Source { since_order: self.chain.order + 1, ..source });
+        self.change_tables(tables)
+    }
+
+    /// Names a moment, durably. `order` has to be one that the journal has; its stamp is given along.
+    pub fn add_bookmark(&mut self, name: &str, order: u64, timestamp: u64) -> Result<(), Error> {
+        if name.is_empty() || name.chars().any(char::is_control) {
+            return Err(Error::Invalid("a bookmark's name is a line of text".into()));
+        }
+        if self.head.tables.bookmark(name).is_ok() {
+            return Err(Error::Invalid(format!("there is a bookmark {name} already; remove it first")));
+        }
+        if order > self.chain.order {
+            return Err(Error::NoMoment(format!(
+                "order:{order}; the journal's last entry is order:{}",
+                self.chain.order
+            )));
+        }
+        let mut tables = self.head.tables.clone();
+        tables.bookmarks.push(Bookmark { name: name.to_owned(), order, timestamp, created: now() });
+        self.change_tables(tables)
+    }
+
+    /// Forgets a bookmark, durably. The moment stays.
+    pub fn remove_bookmark(&mut self, name: &str) -> Result<(), Error> {
+        self.head.tables.bookmark(name)?;
+        let mut tables = self.head.tables.clone();
+        tables.bookmarks.retain(|bookmark| bookmark.name != name);
         self.change_tables(tables)
     }
 

@@ -3,8 +3,9 @@
 use crate::error::Error;
 use layout::crc;
 use layout::journal_file::{
-    magic, port_kind, section, source_kind, volume_kind, PortRow, Prefix, SectionHeader, SourceRow,
-    TablesHeader, VolumeRow, BLOCK_BYTES, NAME_BYTES, PREFIX_CRC_OFFSET, VERSION,
+    magic, port_kind, section, source_kind, volume_kind, BookmarkRow, PortRow, Prefix, SectionHeader,
+    SourceRow, TablesHeader, VolumeRow, BLOCK_BYTES, BOOKMARK_NAME_BYTES, NAME_BYTES, PREFIX_CRC_OFFSET,
+    VERSION,
 };
 use std::mem::size_of;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -127,6 +128,19 @@ pub struct Source {
     pub since_order: u64,
 }
 
+/// A named moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bookmark {
+    /// Name, up to 64 bytes.
+    pub name: String,
+    /// The moment is just after the entry with this order; 0: before the first.
+    pub order: u64,
+    /// Stamp of that entry, ns.
+    pub timestamp: u64,
+    /// When it was made, by the host's clock, ns since the Unix epoch.
+    pub created: u64,
+}
+
 /// The tables of a journal.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tables {
@@ -136,9 +150,22 @@ pub struct Tables {
     pub ports: Vec<Port>,
     /// Sources, in the order in which they were noted.
     pub sources: Vec<Source>,
+    /// Bookmarks, in the order in which they were made.
+    pub bookmarks: Vec<Bookmark>,
 }
 
 impl Tables {
+    /// The bookmark of that name.
+    pub fn bookmark(&self, name: &str) -> Result<&Bookmark, Error> {
+        self.bookmarks.iter().find(|bookmark| bookmark.name == name).ok_or_else(|| {
+            let mut known: Vec<&str> = self.bookmarks.iter().map(|bookmark| bookmark.name.as_str()).collect();
+            if known.is_empty() {
+                known.push("none");
+            }
+            Error::NoMoment(format!("the journal has no bookmark {name}; it has {}", known.join(", ")))
+        })
+    }
+
     /// The volume of that name.
     pub fn volume(&self, name: &str) -> Result<&Volume, Error> {
         self.volumes.iter().find(|volume| volume.name() == name).ok_or_else(|| Error::NoVolume {
@@ -172,13 +199,15 @@ impl Tables {
         push_section(&mut bytes, section::VOLUMES, &volumes);
         push_section(&mut bytes, section::PORTS, &ports);
         push_section(&mut bytes, section::SOURCES, &sources);
+        let bookmarks = self.bookmarks.iter().map(bookmark_row).collect::<Result<Vec<_>, _>>()?;
+        push_section(&mut bytes, section::BOOKMARKS, &bookmarks);
         bytes.resize(bytes.len().next_multiple_of(BLOCK_BYTES), 0);
         let header = TablesHeader {
             prefix: Prefix { magic: magic::TABLES, version: VERSION.into(), crc: 0.into() },
             journal_id,
             generation: generation.into(),
             bytes: (bytes.len() as u32).into(),
-            sections: 3.into(),
+            sections: 4.into(),
         };
         bytes[..size_of::<TablesHeader>()].copy_from_slice(header.as_bytes());
         let sum = crc::crc32c(&bytes);
@@ -201,6 +230,7 @@ impl Tables {
                 section::VOLUMES => tables.volumes = decode_rows(rows, head, volume_of)?,
                 section::PORTS => tables.ports = decode_rows(rows, head, port_of)?,
                 section::SOURCES => tables.sources = decode_rows(rows, head, source_of)?,
+                section::BOOKMARKS => tables.bookmarks = decode_rows(rows, head, bookmark_of)?,
                 // A later version's section: what this version knows is whole without it.
                 _ => {}
             }
@@ -362,4 +392,23 @@ fn source_of(row: &SourceRow) -> Result<Source, String> {
         other => return Err(format!("source {} of port {} is of unknown kind {other}", row.index, row.port)),
     };
     Ok(Source { port: row.port, index: row.index.get(), identity, since_order: row.since_order.get() })
+}
+
+fn bookmark_row(bookmark: &Bookmark) -> Result<BookmarkRow, Error> {
+    Ok(BookmarkRow {
+        name: padded::<BOOKMARK_NAME_BYTES>("the bookmark's name", &bookmark.name)?,
+        order: bookmark.order.into(),
+        timestamp: bookmark.timestamp.into(),
+        created: bookmark.created.into(),
+        reserved: 0.into(),
+    })
+}
+
+fn bookmark_of(row: &BookmarkRow) -> Result<Bookmark, String> {
+    Ok(Bookmark {
+        name: unpadded(&row.name)?,
+        order: row.order.get(),
+        timestamp: row.timestamp.get(),
+        created: row.created.get(),
+    })
 }

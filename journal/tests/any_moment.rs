@@ -7,7 +7,9 @@ mod faulty_storage;
 use faulty_storage::FaultyStorage;
 use journal::image::{Backing, Image, Origin};
 use journal::verify::verify_on;
-use journal::{CreateOptions, Delivered, Error, Journal, JournalReader, Moment, OwnedRecord, Port, PortKind, Volume};
+use journal::{
+    CreateOptions, Delivered, Error, Journal, JournalReader, Moment, OwnedRecord, Port, PortKind, Volume,
+};
 use layout::entry::{flags, Encoding, EntryHeader, Journaled, Kind, Updated};
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -315,8 +317,7 @@ fn any_moment_of_random_journals_is_the_models() {
         }
         let report = verify_on(&*world.storage, &mut |_, _| {}).unwrap();
         assert!(report.findings.is_empty(), "{:?}", report.findings);
-        let mut counts: Vec<usize> =
-            (0..6).map(|_| world.rng.random_range(0..=world.writes.len())).collect();
+        let mut counts: Vec<usize> = (0..6).map(|_| world.rng.random_range(0..=world.writes.len())).collect();
         counts.extend([0, world.writes.len()]);
         for count in counts {
             for volume in 0..2 {
@@ -326,7 +327,10 @@ fn any_moment_of_random_journals_is_the_models() {
                     assert_eq!(image.facts().order, count as u64, "{at:?}");
                     world.check(&image, &world.truth(volume, count));
                 } else if world.writes[count..].iter().any(|write| write.volume == volume && write.executed) {
-                    assert!(matches!(world.open(volume, at, true), Err(Error::Invalid(_))), "no before-images");
+                    assert!(
+                        matches!(world.open(volume, at, true), Err(Error::Invalid(_))),
+                        "no before-images"
+                    );
                 }
                 if world.kind != Kind::Before {
                     let image = world.open(volume, at, false).unwrap();

@@ -117,6 +117,7 @@ fn the_document_has_every_field_where_it_is() {
     );
     check!(tables, PortRow { port, kind, arbiter, reserved, name });
     check!(tables, SourceRow { port, kind, index, reserved, identity, since_order, reserved2 });
+    check!(tables, BookmarkRow { name, order, timestamp, created, reserved });
     check!(
         tables,
         SegmentHeader {

@@ -44,8 +44,14 @@ impl Place {
     fn restore(&self, at: Moment, change: impl Fn(&mut RestoreOptions<'_>)) -> Result<Restored, Error> {
         let reader = JournalReader::open(&self.journal())?;
         let (base, out) = (self.base(), self.out());
-        let mut options =
-            RestoreOptions { volume: "7.1", backing: Backing::Base(&base), at, out: &out, force: false, allow_gaps: false };
+        let mut options = RestoreOptions {
+            volume: "7.1",
+            backing: Backing::Base(&base),
+            at,
+            out: &out,
+            force: false,
+            allow_gaps: false,
+        };
         change(&mut options);
         restore(reader, &options, &mut |_| {})
     }
@@ -114,7 +120,7 @@ fn a_restore_that_fails_leaves_nothing() {
         options.force = true;
         options.out = base;
     }));
-    assert!(text.contains("is primary or base itself"), "{text}");
+    assert!(text.contains("is the base itself"), "{text}");
     assert_eq!(place.files(), ["base", "journal", "out"]);
 }
 

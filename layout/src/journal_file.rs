@@ -236,6 +236,8 @@ pub mod section {
     pub const PORTS: u32 = 2;
     /// Rows are [`super::SourceRow`]s.
     pub const SOURCES: u32 = 3;
+    /// Rows are [`super::BookmarkRow`]s.
+    pub const BOOKMARKS: u32 = 4;
 }
 
 /// How a volume is addressed.
@@ -352,6 +354,27 @@ pub struct SourceRow {
 }
 
 const _: () = assert!(core::mem::size_of::<SourceRow>() == 32);
+
+/// Bytes of a bookmark's name.
+pub const BOOKMARK_NAME_BYTES: usize = 64;
+
+/// A named moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct BookmarkRow {
+    /// Name, UTF-8, padded with zeroes; no two bookmarks have the same.
+    pub name: [u8; BOOKMARK_NAME_BYTES],
+    /// The moment is just after the entry with this order; zero: before the first.
+    pub order: U64,
+    /// Stamp of that entry.
+    pub timestamp: U64,
+    /// When it was made, by the host's clock, ns since the Unix epoch.
+    pub created: U64,
+    /// Zero.
+    pub reserved: U64,
+}
+
+const _: () = assert!(core::mem::size_of::<BookmarkRow>() == 96);
 
 /// Head of a segment, in its first block. Its CRC covers the whole block, whose rest is zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]

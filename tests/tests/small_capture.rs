@@ -1,5 +1,6 @@
 //! A real initiator's capture, from the wire to images of every moment.
 
+use journal::image::{Backing, Image};
 use std::path::Path;
 use system_tests::agent::{agent, Ran};
 use system_tests::model::{CaptureSet, Volume};
@@ -65,26 +66,20 @@ fn every_order_equals_the_naive_model(
     folder: &Path,
     ordered: &[&system_tests::capture::Write],
 ) {
-    let reader = journal::JournalReader::open(&folder.join("journal")).unwrap();
-    let out = folder.join("out");
     for (name, size) in set.volumes() {
         let mut model = Volume::new(&name, size);
         let base = folder.join(format!("{name}.base"));
+        let mut bytes = vec![0; size as usize];
         for order in 0..=ordered.len() {
             if order > 0 {
                 model.apply(ordered[order - 1]);
             }
-            let options = journal::restore::RestoreOptions {
-                volume: &name,
-                base: &base,
-                at: journal::Moment::Order(order as u64),
-                out: &out,
-                force: true,
-                allow_gaps: false,
-            };
-            let restored = journal::restore::restore(&reader, &options, &mut |_| {}).unwrap();
-            assert_eq!(restored.order, order as u64);
-            assert!(std::fs::read(&out).unwrap() == model.bytes, "volume {name}, order:{order}");
+            let reader = journal::JournalReader::open(&folder.join("journal")).unwrap();
+            let at = journal::Moment::Order(order as u64);
+            let image = Image::open(reader, &name, at, Backing::Base(&base), false, &mut |_, _| {}).unwrap();
+            assert_eq!(image.facts().order, order as u64);
+            image.read_at(&mut bytes, 0).unwrap();
+            assert!(bytes == model.bytes, "volume {name}, order:{order}");
         }
     }
 }

@@ -4,8 +4,8 @@ use super::source::{see, zero, Seen, Source};
 use super::Report;
 use crate::error::Error;
 use layout::journal_file::{
-    magic, port_kind, role, section, source_kind, volume_kind, Note, PortRow, SectionHeader, SourceRow,
-    Superblock, TablesHeader, VolumeRow, BLOCK_BYTES, MAXIMUM_SEGMENT_BYTES, MINIMUM_SEGMENTS,
+    magic, port_kind, role, section, source_kind, volume_kind, BookmarkRow, Note, PortRow, SectionHeader,
+    SourceRow, Superblock, TablesHeader, VolumeRow, BLOCK_BYTES, MAXIMUM_SEGMENT_BYTES, MINIMUM_SEGMENTS,
     MINIMUM_SEGMENT_BYTES, NOTE_OFFSETS, SUPERBLOCK_OFFSETS, TABLES_OFFSET,
 };
 use std::collections::BTreeMap;
@@ -292,6 +292,18 @@ fn check_section(head: &SectionHeader, bytes: &[u8], parsed: &mut PortsAndVolume
                 if ![source_kind::MAC, source_kind::NUMBER].contains(&row.kind) {
                     return Err(format!("source {} of port {}: unknown kind", row.index, row.port));
                 }
+            }
+        }
+        section::BOOKMARKS => {
+            let mut names = Vec::new();
+            for row in rows::<BookmarkRow>(head, bytes)? {
+                let end = row.name.iter().position(|byte| *byte == 0).unwrap_or(row.name.len());
+                let sound =
+                    end > 0 && zero(&row.name[end..]) && std::str::from_utf8(&row.name[..end]).is_ok();
+                if !sound || names.contains(&row.name) {
+                    return Err("a bookmark's name is no text, or there twice".into());
+                }
+                names.push(row.name);
             }
         }
         _ => {}

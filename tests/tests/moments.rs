@@ -1,0 +1,65 @@
+//! Moments by name, and what was written between two of them: `bookmark`, `diff`.
+
+use system_tests::agent::agent;
+use system_tests::model::CaptureSet;
+
+#[test]
+fn bookmarks_name_moments_and_diff_tells_what_was_written() {
+    let set = CaptureSet::open("small");
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    agent(set.replay_arguments(folder.path(), "64M")).fine();
+    let journal = path("journal");
+    let log = agent(["log", &journal, "--json"]).fine().json_lines();
+    let (volume, size) = set.volumes().into_iter().next().unwrap();
+    let base = path(&format!("{volume}.base"));
+    let of_volume = |line: &&serde_json::Value| line["volume"] == volume.as_str();
+
+    let middle = log.len() / 2;
+    agent(["bookmark", "add", &journal, "middle", "--at", &format!("order:{middle}")]).fine();
+    agent(["bookmark", "add", &journal, "the end"]).fine();
+    agent(["bookmark", "add", &journal, "middle"]).failed(1, &["middle", "already"]);
+    agent(["bookmark", "add", &journal, "far", "--at", "order:1000000"]).failed(1, &["order:1000000"]);
+    let list = agent(["bookmark", "list", &journal, "--json"]).fine().json_lines();
+    let named: Vec<_> = list.iter().map(|line| (line["name"].clone(), line["order"].clone())).collect();
+    assert_eq!(named, [("middle".into(), middle.into()), ("the end".into(), log.len().into())]);
+    agent(["verify", &journal]).fine();
+
+    // A bookmark is the moment that it names.
+    for (name, at) in [("bookmark:middle", format!("order:{middle}")), ("bookmark:the end", "end".into())] {
+        let (by_name, by_order) = (path("by-name"), path("by-order"));
+        for (at, out) in [(name, &by_name), (at.as_str(), &by_order)] {
+            agent([
+                "restore", &journal, "--volume", &volume, "--base", &base, "--at", at, "--to", out, "--force",
+            ])
+            .fine();
+        }
+        assert!(std::fs::read(by_name).unwrap() == std::fs::read(by_order).unwrap(), "{name}");
+    }
+    agent(["restore", &journal, "--volume", &volume, "--base", &base, "--at", "bookmark:x", "--to", "o"])
+        .failed(1, &["no bookmark x", "middle, the end"]);
+
+    // What differs between the two moments lies where diff says that something was written.
+    let diff = agent(["diff", &journal, "--volume", &volume, "bookmark:middle", "--json"]).fine().json();
+    let mut written = vec![false; size as usize / 512];
+    for line in log[middle..].iter().filter(of_volume) {
+        let lba = line["lba"].as_u64().unwrap() as usize;
+        written[lba..lba + line["sectors"].as_u64().unwrap() as usize].fill(true);
+    }
+    let mut told = vec![false; written.len()];
+    for extent in diff["extents"].as_array().unwrap() {
+        let first = extent["offset"].as_u64().unwrap() as usize / 512;
+        told[first..first + extent["bytes"].as_u64().unwrap() as usize / 512].fill(true);
+    }
+    assert!(told == written);
+    let writes: u64 =
+        diff["ports"].as_array().unwrap().iter().map(|port| port["writes"].as_u64().unwrap()).sum();
+    assert_eq!(writes, log[middle..].iter().filter(of_volume).count() as u64);
+    let text = agent(["diff", &journal, "--volume", &volume, "bookmark:middle", "end"]).fine().stdout;
+    assert!(text.contains(&format!("from order:{middle}")) && text.contains("OFFSET"), "{text}");
+    agent(["diff", &journal, "--volume", &volume, "end", "order:1"]).failed(1, &["earlier moment first"]);
+
+    agent(["bookmark", "remove", &journal, "middle"]).fine();
+    agent(["bookmark", "remove", &journal, "middle"]).failed(1, &["no bookmark middle"]);
+    agent(["verify", &journal]).fine();
+}

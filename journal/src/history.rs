@@ -480,8 +480,7 @@ impl JournalReader {
 
     /// The segments up to the journal's end, with their index in the directory, without a hole.
     fn places(&self) -> Result<Vec<(usize, Place)>, Error> {
-        let mut places = Vec::new();
-        let mut expected = self.head().first_sequence();
+        let mut places: Vec<(usize, Place)> = Vec::new();
         for (index, place) in self.directory().places.iter().enumerate() {
             let first = match (&place.header, walk::read_seal(self.storage(), self.head(), place.slot)?) {
                 (Some(header), _) => header.first_batch.get(),
@@ -491,11 +490,11 @@ impl JournalReader {
             if self.is_behind_end(first) {
                 break;
             }
+            let expected = self.head().first_sequence() + places.len() as u64;
             if place.sequence != expected {
                 let what = format!("segment {expected} is missing");
                 return Err(Error::corrupt(&self.file_name(), self.segment_offset(place.slot), what));
             }
-            expected += 1;
             places.push((index, place.clone()));
         }
         Ok(places)

@@ -70,7 +70,8 @@ nbd-clients:
 	$(CARGO) test $(RELEASE) --package nbd --test clients -- --ignored
 
 system-packages:
-	@tools/system-packages.sh verilator:verilator g++:g++ e2fsprogs:/sbin/e2fsck python3:python3
+	@tools/system-packages.sh verilator:verilator g++:g++ e2fsprogs:/sbin/e2fsck python3:python3 \
+		libnbd-bin:nbdcopy qemu-utils:qemu-img
 
 tools: .tools/venv/installed
 .tools/venv/installed: tools/requirements.txt

@@ -1,6 +1,6 @@
 //! The command line, and the help that teaches it.
 
-use crate::{bookmark, diff};
+use crate::{bookmark, diff, image};
 use clap::{Args, Parser, Subcommand};
 use journal::image::Backing;
 use journal::{Moment, When};
@@ -52,6 +52,9 @@ pub enum Command {
     /// every write behind the moment replaced (before-images); it may be in use meanwhile.
     /// OUT is sparse where it can be.
     Restore(Restore),
+    /// Show a volume as it was at a moment as a disk
+    #[command(subcommand)]
+    Image(image::Image),
     /// List what was written between two moments
     ///
     /// Shows where something was written behind moment A and up to moment B, and through which ports.

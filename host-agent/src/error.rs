@@ -43,6 +43,9 @@ pub enum Error {
     /// A port's ring holds what can't be.
     #[error("the card: {0}")]
     Ring(#[from] driver::RingError),
+    /// The socket of an NBD server.
+    #[error(transparent)]
+    Listen(#[from] nbd::ListenError),
     /// Something else on the way from the card to the journal; the text says what.
     #[error("{0}")]
     Failed(String),

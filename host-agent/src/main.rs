@@ -1,6 +1,6 @@
 //! `host-agent`: Chronoswitch's command line.
 //!
-//! One file per command: [`replay`], [`log`], [`verify`], [`restore`], [`diff`], [`bookmark`]. Data go to standard output,
+//! One file per command: [`replay`], [`log`], [`verify`], [`restore`], [`image`], [`diff`], [`bookmark`]. Data go to standard output,
 //! everything else to standard error. Exit code 0: fine; 1: what was asked failed; 2: misuse.
 
 mod arguments;
@@ -8,6 +8,7 @@ mod bookmark;
 mod capture;
 mod diff;
 mod error;
+mod image;
 mod log;
 mod output;
 mod progress;
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
         Command::Log(log) => log::run(log),
         Command::Verify(verify) => verify::run(verify),
         Command::Restore(restore) => restore::run(restore),
+        Command::Image(image) => image::run(image),
         Command::Diff(diff) => diff::run(diff),
         Command::Bookmark(bookmark) => bookmark::run(bookmark),
     };

@@ -145,7 +145,13 @@ struct Part {
     first_order: u64,
     rows: Vec<IndexRow>,
     notes: Vec<NoteRow>,
-    last_timestamp: u64,
+}
+
+impl Part {
+    /// Of its last entry; without any, the one before.
+    fn last_order(&self) -> u64 {
+        (self.first_order + self.rows.len() as u64).saturating_sub(1)
+    }
 }
 
 /// Reads the history of `volume`. `progress` hears of entries read, and how many there are.
@@ -174,11 +180,10 @@ struct Gather<'a> {
     entries: u64,
     /// Entries that may still be answered: by arbiter and number, their index in `found.writes`.
     unsettled: HashMap<(u16, u64), usize>,
-    /// Late answers: the write, and the stamp up to which the target may have executed it.
+    /// Late answers: the write, and the last order from before the answer.
     late: Vec<(usize, u64)>,
-    /// Stamps of writes, only of those that a late answer may make doubtful: all, since late ones
-    /// come at any time; kept beside so that a write stays small.
-    stamps: Vec<u64>,
+    /// The highest order seen.
+    last_order: u64,
 }
 
 impl<'a> Gather<'a> {
@@ -191,7 +196,7 @@ impl<'a> Gather<'a> {
             entries: 0,
             unsettled: HashMap::new(),
             late: Vec::new(),
-            stamps: Vec::new(),
+            last_order: 0,
         }
     }
 
@@ -204,7 +209,7 @@ impl<'a> Gather<'a> {
         self.entries += part.rows.len() as u64;
         for note in &part.notes {
             match Kind::from_byte(note.kind) {
-                Ok(Kind::Completion) => self.completion(note),
+                Ok(Kind::Completion) => self.completion(note, part),
                 Ok(Kind::Gap) => {
                     let record = payloads.record(part.slot, u64::from(note.descriptor.get()))?;
                     self.gap(note, &payloads.whole(&record)?);
@@ -218,6 +223,7 @@ impl<'a> Gather<'a> {
                 Err(kind) => return Err(self.unknown(part, &format!("record of kind {kind}"))),
             }
         }
+        self.last_order = self.last_order.max(part.last_order());
         Ok(())
     }
 
@@ -264,14 +270,13 @@ impl<'a> Gather<'a> {
         if row.flags.get() & flags::LATE != 0 {
             // When the answer came the index doesn't say: at the segment's end at the latest.
             marks |= mark::DOUBTFUL;
-            self.late.push((self.found.writes.len(), part.last_timestamp));
+            self.late.push((self.found.writes.len(), part.last_order()));
         }
         self.found.writes.push(Write {
             extent: lba(row) << 16 | u64::from(row.sectors.get()),
             rank: order << 8 | u64::from(marks),
             payload: u64::from(row.port) << 56 | self.place(row, part),
         });
-        self.stamps.push(stamp);
         Ok(())
     }
 
@@ -301,12 +306,14 @@ impl<'a> Gather<'a> {
         })
     }
 
-    fn completion(&mut self, note: &NoteRow) {
+    fn completion(&mut self, note: &NoteRow, part: &Part) {
         let key = (self.reader.arbiter(note.port), note.number.get());
         let late = note.flags.get() & flags::LATE != 0;
         let Some(index) = self.unsettled.get(&key).copied() else { return };
         if late {
-            self.late.push((index, note.timestamp.get()));
+            let before = part.rows.iter().filter(|row| row.timestamp <= note.timestamp);
+            let last = before.map(|row| part.first_order + u64::from(row.order.get())).max();
+            self.late.push((index, last.unwrap_or(self.last_order)));
             return;
         }
         match Updated::from_byte(note.status >> 4) {
@@ -357,9 +364,9 @@ impl<'a> Gather<'a> {
     fn doubt_what_a_late_answer_may_have_overwritten(&mut self) {
         for (late, until) in std::mem::take(&mut self.late) {
             let original = self.found.writes[late];
-            for (write, stamp) in self.found.writes.iter_mut().zip(&self.stamps) {
+            for write in &mut self.found.writes {
                 let overlaps = write.lba() < original.end() && original.lba() < write.end();
-                if overlaps && *stamp <= until && write.order() >= original.order() {
+                if overlaps && (original.order()..=until).contains(&write.order()) {
                     write.set(mark::DOUBTFUL);
                 }
             }
@@ -383,8 +390,7 @@ impl<'a> Gather<'a> {
     }
 }
 
-const NOWHERE: Part =
-    Part { slot: 0, first_order: 0, rows: Vec::new(), notes: Vec::new(), last_timestamp: 0 };
+const NOWHERE: Part = Part { slot: 0, first_order: 0, rows: Vec::new(), notes: Vec::new() };
 
 /// A segment's part: from its index if it is sealed and the index is whole, else from its batches.
 fn load(reader: &JournalReader, index: usize, place: &Place) -> Result<Part, Error> {
@@ -416,7 +422,6 @@ fn from_index(reader: &JournalReader, place: &Place, seal: &SealHeader) -> Resul
         first_order: seal.first_order.get(),
         rows: rows.to_vec(),
         notes: notes.to_vec(),
-        last_timestamp: seal.last_timestamp.get(),
     }))
 }
 
@@ -426,7 +431,6 @@ fn from_batches(reader: &JournalReader, index: usize, place: &Place) -> Result<P
         return Err(Error::corrupt(&reader.file_name(), reader.segment_offset(place.slot), what));
     };
     let mut segment = OpenSegment::new(place.clone(), header);
-    let mut last_timestamp = 0;
     let mut walk = Walk::new(reader.storage(), reader.head(), reader.directory(), index, u64::MAX);
     while let Some(step) = walk.step()? {
         match step {
@@ -437,13 +441,12 @@ fn from_batches(reader: &JournalReader, index: usize, place: &Place) -> Result<P
                 if reader.is_behind_end(batch.header.sequence.get()) {
                     break;
                 }
-                last_timestamp = batch.header.last_timestamp.get();
                 add(&mut segment, &batch, |port| reader.arbiter(port));
             }
         }
     }
     let (rows, notes) = segment.into_index();
-    Ok(Part { slot: place.slot, first_order: header.first_order.get(), rows, notes, last_timestamp })
+    Ok(Part { slot: place.slot, first_order: header.first_order.get(), rows, notes })
 }
 
 fn add(segment: &mut OpenSegment, batch: &Batch, arbiter_of: impl Fn(u8) -> u16) {

@@ -161,6 +161,11 @@ impl Image {
         &self.facts
     }
 
+    /// Bytes of memory that the map takes.
+    pub fn map_bytes(&self) -> usize {
+        self.map.bytes()
+    }
+
     /// The volume.
     pub fn volume(&self) -> &Volume {
         &self.volume

@@ -139,6 +139,11 @@ impl PitMap {
         self.extents.len()
     }
 
+    /// Bytes of memory that the extents take.
+    pub fn bytes(&self) -> usize {
+        self.extents.capacity() * size_of::<Extent>()
+    }
+
     /// All extents.
     pub fn extents(&self) -> &[Extent] {
         &self.extents

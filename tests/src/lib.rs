@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod capture;
 pub mod model;
+pub mod served;
 
 /// The seed of a random test: `CHRONO_SEED`, or the clock. Printed, so that a failure can be replayed.
 pub fn seed() -> u64 {

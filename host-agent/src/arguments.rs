@@ -1,6 +1,6 @@
 //! The command line, and the help that teaches it.
 
-use crate::{bookmark, diff, image};
+use crate::{bookmark, diff, image, resync};
 use clap::{Args, Parser, Subcommand};
 use journal::image::Backing;
 use journal::{Moment, When};
@@ -59,6 +59,11 @@ pub enum Command {
     ///
     /// Shows where something was written behind moment A and up to moment B, and through which ports.
     Diff(diff::Diff),
+    /// After an unclean stop: journal what primary has and the journal doesn't
+    ///
+    /// Compares primary with the journal's last state over the base, whole, and journals what differs. Until
+    /// then moments from behind the stop are refused, for writes may be missing.
+    Resync(resync::Resync),
     /// Name moments
     #[command(subcommand)]
     Bookmark(bookmark::Bookmark),

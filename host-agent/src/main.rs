@@ -1,6 +1,7 @@
 //! `host-agent`: Chronoswitch's command line.
 //!
-//! One file per command: [`replay`], [`log`], [`verify`], [`restore`], [`image`], [`diff`], [`bookmark`]. Data go to standard output,
+//! One file per command: [`replay`], [`log`], [`verify`], [`restore`], [`image`], [`diff`], [`bookmark`],
+//! [`resync`]. Data go to standard output,
 //! everything else to standard error. Exit code 0: fine; 1: what was asked failed; 2: misuse.
 
 mod arguments;
@@ -14,6 +15,7 @@ mod output;
 mod progress;
 mod replay;
 mod restore;
+mod resync;
 mod verify;
 
 use arguments::{Arguments, Command};
@@ -30,6 +32,7 @@ fn main() -> ExitCode {
         Command::Restore(restore) => restore::run(restore),
         Command::Image(image) => image::run(image),
         Command::Diff(diff) => diff::run(diff),
+        Command::Resync(resync) => resync::run(resync),
         Command::Bookmark(bookmark) => bookmark::run(bookmark),
     };
     match result {

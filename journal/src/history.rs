@@ -124,6 +124,10 @@ pub(crate) struct Found {
     pub without_image: Option<u64>,
     /// Every gap of the journal.
     pub gaps: Vec<MissingSpan>,
+    /// Stamps at which the volume had been compared with primary in full.
+    pub resynced: Vec<u64>,
+    /// Stamp of the first entry of the journal, of any volume, behind `until`.
+    pub next: Option<u64>,
     /// The last entry of the journal, of any volume, at or before `until`, and at or before `after`.
     pub until: (u64, u64),
     pub after: (u64, u64),
@@ -214,6 +218,12 @@ impl<'a> Gather<'a> {
                     let record = payloads.record(part.slot, u64::from(note.descriptor.get()))?;
                     self.gap(note, &payloads.whole(&record)?);
                 }
+                Ok(Kind::Marker) if note.flags.get() & flags::RESYNCED != 0 => {
+                    let record = payloads.record(part.slot, u64::from(note.descriptor.get()))?;
+                    if record.header.volume.get() == self.volume.index {
+                        self.found.resynced.push(note.timestamp.get());
+                    }
+                }
                 Ok(_) => {
                     let arbiter = self.reader.arbiter(note.port);
                     if let Some(index) = open.remove(&(arbiter, note.timestamp.get())) {
@@ -240,10 +250,13 @@ impl<'a> Gather<'a> {
             return Ok(());
         }
         if !reached(self.span.until, order, stamp) {
+            self.found.next = Some(self.found.next.map_or(stamp, |next| next.min(stamp)));
             return Ok(());
         }
         self.found.until = self.found.until.max((order, stamp));
-        if row.volume.get() != self.volume.index {
+        // What was read back from primary changed nothing there: there is nothing to undo.
+        let read_back = row.kind == Kind::Resync as u8 && self.span.wanted == Wanted::Before;
+        if row.volume.get() != self.volume.index || read_back {
             return Ok(());
         }
         let updated = match Updated::from_byte(row.status >> 4) {

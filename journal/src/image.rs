@@ -128,7 +128,7 @@ impl Image {
             Prefer::First => found.after,
             Prefer::Last => found.until,
         };
-        let gaps = check_gaps(&found.gaps, at, timestamp, prefer, allow_gaps)?;
+        let gaps = check_gaps(&found, at, timestamp, prefer, allow_gaps)?;
         if let Some(order) = found.without_image {
             return Err(without_image(order, prefer));
         }
@@ -308,7 +308,8 @@ impl Image {
             let Some(order) = record.order.filter(|_| takes_order(record.kind)) else { continue };
             let header = &record.header;
             let (lba, end) = (header.lba(), header.lba() + u64::from(header.sectors.get()));
-            if header.volume.get() != self.volume.index || end > self.volume.sectors {
+            let elsewhere = header.volume.get() != self.volume.index || end > self.volume.sectors;
+            if elsewhere || record.kind == Kind::Resync {
                 continue;
             }
             if !matches!(record.kind, Kind::Before | Kind::Both) {
@@ -395,9 +396,10 @@ pub(crate) fn check_known(reader: &JournalReader, at: Moment) -> Result<(), Erro
     }
 }
 
-/// Over a base a gap spoils what comes after it, over primary what comes before (DESIGN §3.6).
+/// Over a base a gap spoils what comes after it, until the volume has been compared with primary; over
+/// primary it spoils what comes before (DESIGN §3.6).
 fn check_gaps(
-    gaps: &[MissingSpan],
+    found: &history::Found,
     at: Moment,
     timestamp: u64,
     prefer: Prefer,
@@ -408,10 +410,17 @@ fn check_gaps(
         Moment::Order(_) => timestamp,
         Moment::Timestamp(stamp) => stamp,
     };
-    let crossed: Vec<MissingSpan> = gaps
+    // The moment just after an entry lasts until the next one.
+    let lasts_until = match at {
+        Moment::Order(_) => found.next.map_or(u64::MAX, |next| next.saturating_sub(1)),
+        _ => moment,
+    };
+    let closed = |gap: &MissingSpan| found.resynced.iter().any(|at| (gap.to..=lasts_until).contains(at));
+    let crossed: Vec<MissingSpan> = found
+        .gaps
         .iter()
         .filter(|gap| match prefer {
-            Prefer::Last => gap.from < moment,
+            Prefer::Last => gap.from < moment && !closed(gap),
             Prefer::First => gap.to > moment,
         })
         .cloned()
@@ -441,7 +450,8 @@ fn check_base(volume: &Volume, order: u64) -> Result<(), Error> {
     Ok(())
 }
 
-fn open_backing(backing: Backing<'_>, volume: &Volume) -> Result<(String, File), Error> {
+/// Opens primary or base, which has to have the volume's size.
+pub(crate) fn open_backing(backing: Backing<'_>, volume: &Volume) -> Result<(String, File), Error> {
     let name = backing.path().display().to_string();
     let what = match backing {
         Backing::Primary(_) => "primary",

@@ -10,6 +10,7 @@
 //! | [`verify`] | proves a file from nothing but itself; shares no code with the owner but `layout` |
 //! | [`image`] | a volume as it was at a moment: a map of pointers over primary or a base, no copy |
 //! | [`diff`] | what was written between two moments |
+//! | [`resync`] | after an unclean stop: journals what primary has and the journal doesn't know of |
 //! | [`restore`] | writes such an image into a file or a device |
 //!
 //! The file's format is in `docs/formats.md`, its structs in [`layout::journal_file`]. Why it is so:
@@ -34,6 +35,7 @@ mod reader;
 mod record;
 mod record_check;
 pub mod restore;
+pub mod resync;
 mod segment;
 mod sparse;
 mod storage;

@@ -391,3 +391,85 @@ fn an_image_over_primary_stays_while_primary_changes() {
         }
     });
 }
+
+/// After an unclean stop primary has what the journal doesn't. A resync journals it; before that, moments
+/// behind the stop are refused, after it they are as good as any.
+#[test]
+fn a_resync_closes_the_gap_of_an_unclean_stop() {
+    each_seed(200_000, 200, |seed| {
+        let mut world = World::new(seed);
+        world.kind = if seed % 2 == 0 { Kind::After } else { Kind::Both };
+        for _ in 0..world.rng.random_range(5..60) {
+            world.step();
+        }
+        world.journal().flush().unwrap();
+        drop(world.journal.take());
+        let before = world.writes.len();
+        // Answers that nobody journaled any more, and writes that nobody journaled at all.
+        for (_, _, index) in std::mem::take(&mut world.unanswered) {
+            if world.rng.random_bool(0.5) {
+                world.execute(index);
+            }
+        }
+        for volume in 0..2 {
+            let sectors = world.rng.random_range(0..20u64);
+            let at = (world.rng.random_range(0..SECTORS[volume] - sectors) * 512) as usize;
+            let mut data = vec![0; sectors as usize * 512];
+            world.rng.fill(&mut data[..]);
+            world.files[volume].1.write_all_at(&data, at as u64).unwrap();
+            world.primary[volume][at..at + data.len()].copy_from_slice(&data);
+        }
+        let shared: Arc<dyn journal::Storage> = world.storage.clone();
+        let mut journal = Journal::open_on(shared, "after").unwrap();
+        let both = world.rng.random_bool(0.8);
+        for volume in 0..if both { 2 } else { 1 } {
+            let (primary, base) = (world.files[volume].0.clone(), world.base_files[volume].clone());
+            journal.resync(NAMES[volume], &primary, &base, &mut |_, _| {}).unwrap();
+            let again = journal.resync(NAMES[volume], &primary, &base, &mut |_, _| {}).unwrap();
+            assert_eq!((again.differed, again.entries), (0, 0), "all of it was taken the first time");
+        }
+        let end = journal.end();
+        (world.stamp, world.number) = (end.timestamp, end.arbiters[0].number);
+        world.journal = Some(journal);
+        let resynced = end.order as usize;
+        // The model takes over what primary had.
+        let at_resync = world.primary.clone();
+        let stamp = world.stamp;
+        for _ in before..resynced {
+            let (volume, data) = (0, Vec::new());
+            let (status, executed) = (Updated::Updated, true);
+            world.writes.push(Write { volume, lba: 0, data, stamp, status, executed });
+        }
+        for _ in 0..world.rng.random_range(5..60) {
+            world.step();
+        }
+        world.journal().flush().unwrap();
+        let report = verify_on(&*world.storage, &mut |_, _| {}).unwrap();
+        assert!(report.findings.is_empty(), "{:?}", report.findings);
+        let total = world.writes.len();
+        for volume in 0..2 {
+            for count in [before, world.rng.random_range(0..=before)] {
+                let image = world.open(volume, Moment::Order(count as u64), false).unwrap();
+                world.check(&image, &world.assumed(volume, count));
+            }
+            if volume == 1 && !both {
+                if total > before {
+                    assert!(matches!(world.open(1, Moment::End, false), Err(Error::Gap { .. })));
+                }
+                continue;
+            }
+            for count in [resynced, world.rng.random_range(resynced..=total), total] {
+                let mut expected = at_resync[volume].clone();
+                let dropped = |write: &&Write| matches!(write.status, Updated::Refused | Updated::Cancelled);
+                for write in
+                    world.writes[resynced..count].iter().filter(|w| w.volume == volume && !dropped(w))
+                {
+                    let at = write.lba as usize * 512;
+                    expected[at..at + write.data.len()].copy_from_slice(&write.data);
+                }
+                let image = world.open(volume, Moment::Order(count as u64), false).unwrap();
+                world.check(&image, &expected);
+            }
+        }
+    });
+}

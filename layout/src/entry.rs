@@ -172,6 +172,9 @@ pub mod flags {
     pub const AOE_ERROR: u16 = 1 << 4;
     /// The completion came after its status had been declared unknown.
     pub const LATE: u16 = 1 << 5;
+    /// Of a marker: its volume was compared with primary in full, and what differed stands before it
+    /// as resync entries. Gaps up to here are closed for that volume.
+    pub const RESYNCED: u16 = 1 << 8;
     /// Every flag with the name that is printed.
     pub const NAMES: &[(u16, &str)] = &[
         (DUPLICATE, "duplicate"),
@@ -180,6 +183,7 @@ pub mod flags {
         (STAMP_LOGICAL, "logical"),
         (AOE_ERROR, "aoe-error"),
         (LATE, "late"),
+        (RESYNCED, "resynced"),
     ];
 }
 

@@ -118,4 +118,18 @@ fn a_replay_goes_on_where_a_killed_one_ended() {
     let restore = ["restore", &journal, "--volume", "1.0", "--base", &base, "--at", "end", "--to", &out];
     agent(restore).failed(1, &["missing", "--allow-gaps"]);
     agent(restore.iter().chain(&["--allow-gaps"])).fine();
+    // A resync closes the gap for its volume, and for that one alone.
+    let primary = folder.path().join("1.0.img").display().to_string();
+    let resync = ["resync", &journal, "--volume", "1.0", "--primary", &primary, "--base", &base, "--json"];
+    let dry = agent(resync.iter().chain(&["--dry-run"])).fine().json();
+    assert_eq!((&dry["entries"], &dry["dry_run"]), (&0.into(), &true.into()), "{dry}");
+    let done = agent(resync).fine().json();
+    assert_eq!(done["differed"], dry["differed"]);
+    assert_eq!(done["gaps"], 4, "one for each port of the card: {done}");
+    agent(restore.iter().chain(&["--force"])).fine();
+    assert!(std::fs::read(&out).unwrap() == std::fs::read(&primary).unwrap(), "the end is what primary has");
+    let other = folder.path().join("1.1.base").display().to_string();
+    agent(["restore", &journal, "--volume", "1.1", "--base", &other, "--at", "end", "--to", &out, "--force"])
+        .failed(1, &["missing"]);
+    agent(["verify", &journal]).fine();
 }

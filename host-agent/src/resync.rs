@@ -1,0 +1,99 @@
+//! `host-agent resync`: after an unclean stop, journals what primary has and the journal doesn't know of.
+
+use crate::error::Error;
+use crate::output::{bytes, count, Output};
+use crate::progress::{bar, Unit};
+use clap::Args;
+use journal::resync::{compare, Resynced};
+use journal::{Journal, JournalReader};
+use serde::Serialize;
+use std::path::PathBuf;
+
+/// `resync`.
+#[derive(Debug, Args)]
+#[command(after_long_help = EXAMPLES)]
+pub struct Resync {
+    /// The journal
+    #[arg(value_name = "JOURNAL")]
+    pub journal: PathBuf,
+    /// The volume, shelf.slot
+    #[arg(long, value_name = "VOLUME")]
+    pub volume: String,
+    /// The volume's primary storage, which nothing may write to meanwhile; it is only read
+    #[arg(long, value_name = "IMG")]
+    pub primary: PathBuf,
+    /// The volume's image from before the first write; it is only read
+    #[arg(long, value_name = "IMG")]
+    pub base: PathBuf,
+    /// Only say how much differs
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print the result as one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+const EXAMPLES: &str = "\
+Example:
+  host-agent resync j --volume 1.0 --primary disk.img --base base.img --dry-run
+  host-agent resync j --volume 1.0 --primary disk.img --base base.img
+
+Once for each volume. Moments from before the stop stay as they were, moments from the resync on are good
+again; in between nobody knows what primary had.";
+
+/// The result, as `--json` prints it.
+#[derive(Serialize)]
+struct Printed<'a> {
+    volume: &'a str,
+    compared: u64,
+    differed: u64,
+    entries: u64,
+    gaps: u64,
+    dry_run: bool,
+}
+
+/// Runs the command.
+pub fn run(arguments: &Resync) -> Result<(), Error> {
+    let Resync { journal, volume, primary, base, dry_run, json } = arguments;
+    let progress = bar("comparing", Unit::Bytes);
+    let mut show = |done, total| {
+        progress.set_length(total);
+        progress.set_position(done);
+    };
+    let resynced = match dry_run {
+        true => compare(JournalReader::open(journal)?, volume, primary, base, &mut show),
+        false => {
+            // What can't be meant is refused before the journal is opened for writing.
+            JournalReader::open(journal)?.tables().volume(volume)?;
+            let mut owned =
+                Journal::open(journal, concat!("host-agent ", env!("CARGO_PKG_VERSION"), " resync"))?;
+            let done = owned.resync(volume, primary, base, &mut show);
+            // In order or not: what a resync that failed has journaled is true, and closes nothing.
+            done.and_then(|resynced| owned.close().map(|_| resynced))
+        }
+    };
+    progress.finish_and_clear();
+    let Resynced { compared, differed, entries, closed } = resynced?;
+    let mut output = Output::new();
+    if *json {
+        let dry_run = *dry_run;
+        output.json(&Printed { volume, compared, differed, entries, gaps: closed, dry_run })?;
+        return output.finish();
+    }
+    output.line(format!(
+        "volume {volume}: {} compared, {} of primary {} from what the journal knows",
+        bytes(compared),
+        bytes(differed),
+        if differed == 1 { "differs" } else { "differ" }
+    ))?;
+    if *dry_run {
+        output.line("  nothing was changed (--dry-run)")?;
+    } else {
+        output.line(format!(
+            "  {} journaled; {} closed: moments from now on are good",
+            count(entries, "resync entry", "resync entries"),
+            count(closed, "gap of a port", "gaps of ports")
+        ))?;
+    }
+    output.finish()
+}

@@ -76,7 +76,7 @@ pub fn run(command: &Bookmark) -> Result<(), Error> {
         Bookmark::Remove(arguments) => {
             // Looked for first: opening the journal for nothing would leave a session in it.
             JournalReader::open(&arguments.journal)?.tables().bookmark(&arguments.name)?;
-            let mut journal = Journal::open(&arguments.journal, WRITER)?;
+            let mut journal = Journal::open_ports_closed(&arguments.journal, WRITER)?;
             journal.remove_bookmark(&arguments.name)?;
             journal.close()?;
             Ok(())
@@ -92,7 +92,7 @@ fn add(arguments: &Add) -> Result<(), Error> {
     }
     let moment = arguments.at.resolve(reader.tables())?;
     let (order, timestamp) = reader.entry_at(moment)?;
-    let mut journal = Journal::open(&arguments.journal, WRITER)?;
+    let mut journal = Journal::open_ports_closed(&arguments.journal, WRITER)?;
     // `end` is what the owner finds, not what the reader found before it.
     let (order, timestamp) = match moment {
         Moment::End => (journal.end().order, journal.end().timestamp),

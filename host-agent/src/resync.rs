@@ -65,8 +65,10 @@ pub fn run(arguments: &Resync) -> Result<(), Error> {
         false => {
             // What can't be meant is refused before the journal is opened for writing.
             JournalReader::open(journal)?.tables().volume(volume)?;
-            let mut owned =
-                Journal::open(journal, concat!("host-agent ", env!("CARGO_PKG_VERSION"), " resync"))?;
+            let mut owned = Journal::open_ports_closed(
+                journal,
+                concat!("host-agent ", env!("CARGO_PKG_VERSION"), " resync"),
+            )?;
             let done = owned.resync(volume, primary, base, &mut show);
             // In order or not: what a resync that failed has journaled is true, and closes nothing.
             done.and_then(|resynced| owned.close().map(|_| resynced))

@@ -7,6 +7,7 @@ use crate::moment::Moment;
 use crate::payloads::Payloads;
 use crate::pit_map::{PitMap, Prefer};
 use crate::reader::JournalReader;
+use layout::entry::Rollback;
 use std::collections::BTreeMap;
 
 /// Bytes that were written to.
@@ -45,6 +46,21 @@ pub struct Difference {
     pub skipped: u64,
     /// Gaps in between: more may have been written.
     pub gaps: Vec<MissingSpan>,
+}
+
+/// The markers of a volume's rollbacks, in order, and how many writes to it there were behind the last one.
+pub(crate) fn rollbacks(reader: &JournalReader, volume: &str) -> Result<(Vec<Rollback>, u64), Error> {
+    let volume = reader.tables().volume(volume)?.clone();
+    let head = reader.head();
+    let payloads = Payloads::new(reader.shared_storage(), head.journal_id(), head.geometry);
+    let read = |after: Moment| {
+        let span = Span { after: Some(after), until: Moment::End, wanted: Wanted::Any };
+        history::read(reader, &payloads, &volume, span, &mut |_, _| {})
+    };
+    let rollbacks = read(Moment::End)?.rollbacks;
+    let last = rollbacks.iter().map(|rollback| rollback.last_order.get()).max().unwrap_or(0);
+    let later = read(Moment::Order(last))?.writes.len() as u64;
+    Ok((rollbacks, later))
 }
 
 /// What was written to `volume` behind `from` and up to `to`.

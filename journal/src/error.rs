@@ -125,6 +125,14 @@ pub enum Error {
         /// It spoils earlier moments (made from primary), not later ones (made from a base).
         earlier: bool,
     },
+    /// Undoing a rollback would discard writes.
+    #[error("volume {volume}: {writes} writes came after the rollback, and undoing it would discard them")]
+    Discards {
+        /// Name of the volume.
+        volume: String,
+        /// How many.
+        writes: u64,
+    },
     /// The base image doesn't fit the volume.
     #[error("{file}: {what}")]
     Base {

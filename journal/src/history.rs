@@ -12,7 +12,7 @@ use crate::storage::{self};
 use crate::tables::Volume;
 use crate::walk::{self, Place, Step, Walk};
 use layout::crc;
-use layout::entry::{flags, Encoding, Gap, GapReason, Kind, Updated};
+use layout::entry::{flags, Encoding, Gap, GapReason, Kind, Rollback, Updated};
 use layout::journal_file::{IndexRow, NoteRow, SealHeader, PAYLOAD_ALIGN};
 use std::collections::HashMap;
 use zerocopy::FromBytes;
@@ -126,6 +126,8 @@ pub(crate) struct Found {
     pub gaps: Vec<MissingSpan>,
     /// Stamps at which the volume had been compared with primary in full.
     pub resynced: Vec<u64>,
+    /// Markers of rollbacks of the volume, in order.
+    pub rollbacks: Vec<Rollback>,
     /// Stamp of the first entry of the journal, of any volume, behind `until`.
     pub next: Option<u64>,
     /// The last entry of the journal, of any volume, at or before `until`, and at or before `after`.
@@ -218,12 +220,7 @@ impl<'a> Gather<'a> {
                     let record = payloads.record(part.slot, u64::from(note.descriptor.get()))?;
                     self.gap(note, &payloads.whole(&record)?);
                 }
-                Ok(Kind::Marker) if note.flags.get() & flags::RESYNCED != 0 => {
-                    let record = payloads.record(part.slot, u64::from(note.descriptor.get()))?;
-                    if record.header.volume.get() == self.volume.index {
-                        self.found.resynced.push(note.timestamp.get());
-                    }
-                }
+                Ok(Kind::Marker) => self.marker(note, part, payloads)?,
                 Ok(_) => {
                     let arbiter = self.reader.arbiter(note.port);
                     if let Some(index) = open.remove(&(arbiter, note.timestamp.get())) {
@@ -335,6 +332,23 @@ impl<'a> Gather<'a> {
             _ => return,
         }
         self.unsettled.remove(&key);
+    }
+
+    fn marker(&mut self, note: &NoteRow, part: &Part, payloads: &Payloads) -> Result<(), Error> {
+        let record = payloads.record(part.slot, u64::from(note.descriptor.get()))?;
+        if record.header.volume.get() != self.volume.index {
+            return Ok(());
+        }
+        if note.flags.get() & flags::RESYNCED != 0 {
+            self.found.resynced.push(note.timestamp.get());
+        }
+        if note.flags.get() & flags::ROLLBACK != 0 {
+            let payload = payloads.whole(&record)?;
+            if let Ok((rollback, _)) = Rollback::read_from_prefix(&payload) {
+                self.found.rollbacks.push(rollback);
+            }
+        }
+        Ok(())
     }
 
     fn gap(&mut self, note: &NoteRow, payload: &[u8]) {

@@ -11,6 +11,7 @@
 //! | [`image`] | a volume as it was at a moment: a map of pointers over primary or a base, no copy |
 //! | [`diff`] | what was written between two moments |
 //! | [`resync`] | after an unclean stop: journals what primary has and the journal doesn't know of |
+//! | [`rollback`] | brings primary back in place, journaled, so that it can be undone |
 //! | [`restore`] | writes such an image into a file or a device |
 //!
 //! The file's format is in `docs/formats.md`, its structs in [`layout::journal_file`]. Why it is so:
@@ -36,6 +37,7 @@ mod record;
 mod record_check;
 pub mod restore;
 pub mod resync;
+pub mod rollback;
 mod segment;
 mod sparse;
 mod storage;

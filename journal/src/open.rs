@@ -61,8 +61,23 @@ impl Journal {
         Self::open_on(Arc::new(FileStorage::open_owned(path)?), writer)
     }
 
+    /// Opens the journal at `path` for work of the owner's own, with no port open: bookmarks, resync,
+    /// rollback. If such a session is killed no write is missing, so it leaves no gap.
+    pub fn open_ports_closed(path: &Path, writer: &str) -> Result<Self, Error> {
+        Self::open_ports_closed_on(Arc::new(FileStorage::open_owned(path)?), writer)
+    }
+
+    /// Opens the journal in `storage` like [`Journal::open_ports_closed`].
+    pub fn open_ports_closed_on(storage: Arc<dyn Storage>, writer: &str) -> Result<Self, Error> {
+        Self::open_with(storage, writer, true)
+    }
+
     /// Opens the journal in `storage`.
     pub fn open_on(storage: Arc<dyn Storage>, writer: &str) -> Result<Self, Error> {
+        Self::open_with(storage, writer, false)
+    }
+
+    fn open_with(storage: Arc<dyn Storage>, writer: &str, ports_closed: bool) -> Result<Self, Error> {
         // What a killed owner wrote may be in the page cache only, and would be taken for durable.
         storage::sync(&*storage)?;
         let mut head = Head::load(&*storage)?;
@@ -74,7 +89,8 @@ impl Journal {
         let found = find_end(&*storage, &head, &directory)?;
         let repaired = repair(&*storage, &mut head)?;
         cut(&*storage, &head, &found.ending)?;
-        let journal = Self::resume(storage, head, directory, found, repaired)?;
+        let mut journal = Self::resume(storage, head, directory, found, repaired)?;
+        journal.ports_closed = ports_closed;
         journal.begin_session(writer)
     }
 
@@ -117,6 +133,7 @@ impl Journal {
             durable_batch: 0,
             note_generation,
             opened,
+            ports_closed: false,
             stopped: false,
         };
         // Everything that was found was synced before it was read.
@@ -201,7 +218,8 @@ fn find_end(storage: &dyn Storage, head: &Head, directory: &Directory) -> Result
             }
             Some(Step::Batch(batch, None)) => {
                 chain.follow(batch.offset, &batch.header, &batch.ports);
-                ended = batch.header.flags.get() & batch_flags::SESSION_END != 0;
+                let whole = batch_flags::SESSION_END | batch_flags::PORTS_CLOSED;
+                ended = batch.header.flags.get() & whole != 0;
                 if let Some(segment) = &mut segment {
                     let indexed = Indexed {
                         offset: segment.next,

@@ -10,6 +10,7 @@ use crate::image::{Backing, Image};
 use crate::moment::Moment;
 use crate::reader::JournalReader;
 use crate::record::{Delivered, OwnedRecord, Record};
+use crate::tables::Volume;
 use crate::writer::{now, Journal};
 use layout::entry::{flags, EntryHeader, Journaled, Kind, Updated};
 use layout::SECTOR_BYTES;
@@ -68,35 +69,46 @@ impl Journal {
         let comparison = Comparison::open(reader, volume, primary, base)?;
         let mut resynced = comparison.start();
         let volume = comparison.image.volume().clone();
-        let Some(port) = self.tables().ports.iter().find(|port| port.arbiter == volume.arbiter).cloned()
-        else {
-            let what = format!("volume {} has no port, so nothing of it was ever journaled", volume.name());
-            return Err(Error::Invalid(what));
-        };
         let largest = LARGEST_ENTRY * SECTOR_BYTES;
         comparison.each(progress, &mut |offset, data| {
             resynced.differed += data.len() as u64;
             for (index, data) in data.chunks(largest).enumerate() {
-                let mut header = self.next_header(Kind::Resync, port.port, volume.index);
-                header.set_lba((offset as usize + index * largest) as u64 / SECTOR_BYTES as u64);
-                header.sectors = ((data.len() / SECTOR_BYTES) as u16).into();
-                header.set_status(Journaled::Port, Updated::Updated);
-                header.seal(data);
-                self.append_stamped(&OwnedRecord { header, payload: data.to_vec() })?;
+                self.append_resync(&volume, offset + (index * largest) as u64, data.to_vec())?;
                 resynced.entries += 1;
             }
             Ok(())
         })?;
-        let mut marker = self.next_header(Kind::Marker, port.port, volume.index);
+        let mut marker = self.next_header(Kind::Marker, self.own_port(&volume)?, volume.index);
         marker.flags = flags::RESYNCED.into();
         marker.seal(&[]);
-        self.append_stamped(&OwnedRecord { header: marker, payload: Vec::new() })?;
+        self.append_own(&OwnedRecord { header: marker, payload: Vec::new() })?;
         self.sync()?;
         Ok(resynced)
     }
 
+    /// Journals what primary has at `offset`.
+    pub(crate) fn append_resync(&mut self, volume: &Volume, offset: u64, data: Vec<u8>) -> Result<(), Error> {
+        let mut header = self.next_header(Kind::Resync, self.own_port(volume)?, volume.index);
+        header.set_lba(offset / SECTOR_BYTES as u64);
+        header.sectors = ((data.len() / SECTOR_BYTES) as u16).into();
+        header.set_status(Journaled::Port, Updated::Updated);
+        header.seal(&data);
+        self.append_own(&OwnedRecord { header, payload: data })
+    }
+
+    /// The port that the owner's own records of a volume stand under: one of its arbiter.
+    pub(crate) fn own_port(&self, volume: &Volume) -> Result<u8, Error> {
+        let port = self.tables().ports.iter().find(|port| port.arbiter == volume.arbiter);
+        port.map(|port| port.port).ok_or_else(|| {
+            Error::Invalid(format!(
+                "volume {} has no port, so nothing of it was ever journaled",
+                volume.name()
+            ))
+        })
+    }
+
     /// The header of a record of the owner's own, stamped behind everything that the journal has or promised.
-    fn next_header(&self, kind: Kind, port: u8, volume: u16) -> EntryHeader {
+    pub(crate) fn next_header(&self, kind: Kind, port: u8, volume: u16) -> EntryHeader {
         let end = self.end();
         let last = end.arbiters.iter().map(|arbiter| arbiter.timestamp).max().unwrap_or(end.timestamp);
         let arbiter = self.tables().ports.iter().find(|known| known.port == port).map(|known| known.arbiter);
@@ -111,14 +123,17 @@ impl Journal {
     }
 
     /// Appends it. Nothing of any port is still to come from before: ports begin behind the journal's end.
-    fn append_stamped(&mut self, record: &OwnedRecord) -> Result<(), Error> {
+    pub(crate) fn append_own(&mut self, record: &OwnedRecord) -> Result<(), Error> {
         let timestamp = record.header.timestamp.get();
         let delivered: Vec<Delivered> =
             self.tables().ports.iter().map(|port| Delivered { port: port.port, timestamp }).collect();
         let record: Record<'_> = record.as_record();
-        self.append(&[record], &delivered).map(drop)
+        self.append_any(&[record], &delivered).map(drop)
     }
 }
+
+/// Called with the offset of what differs, and what primary has there.
+type Differing<'a> = dyn FnMut(u64, &[u8]) -> Result<(), Error> + 'a;
 
 /// Primary, and what the journal takes it to be.
 struct Comparison {
@@ -140,11 +155,7 @@ impl Comparison {
     }
 
     /// Calls `differing` for each run of sectors that differ, with what primary has.
-    fn each(
-        &self,
-        progress: &mut dyn FnMut(u64, u64),
-        differing: &mut dyn FnMut(u64, &[u8]) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+    fn each(&self, progress: &mut dyn FnMut(u64, u64), differing: &mut Differing<'_>) -> Result<(), Error> {
         let total = self.image.bytes();
         let length = PIECE_BYTES.min(total) as usize;
         let (mut known, mut there) = (vec![0; length], vec![0; length]);

@@ -128,6 +128,8 @@ pub struct Journal {
     pub(crate) durable_batch: u64,
     pub(crate) note_generation: u64,
     pub(crate) opened: Opened,
+    /// No port is open: only the owner's own records are appended.
+    pub(crate) ports_closed: bool,
     /// A write or sync failed: what is on the disk is not known.
     pub(crate) stopped: bool,
 }
@@ -163,8 +165,8 @@ impl Chain {
         self.written_order = self.order;
         self.written_timestamp = self.timestamp;
         self.ports = ports.iter().map(|state| (state.port, *state)).collect();
-        let ended = header.flags.get() & batch_flags::SESSION_END != 0;
-        self.gap_pending = !ended || header.flags.get() & batch_flags::GAP_PENDING != 0;
+        let whole = header.flags.get() & (batch_flags::SESSION_END | batch_flags::PORTS_CLOSED) != 0;
+        self.gap_pending = !whole || header.flags.get() & batch_flags::GAP_PENDING != 0;
     }
 }
 
@@ -197,6 +199,18 @@ impl Journal {
     ///
     /// On [`Error::BadRecord`] and [`Error::Full`] the records before the one named were taken.
     pub fn append(&mut self, records: &[Record<'_>], delivered: &[Delivered]) -> Result<u64, Error> {
+        if self.ports_closed {
+            return Err(Error::Invalid("the journal was opened with its ports closed".into()));
+        }
+        self.append_any(records, delivered)
+    }
+
+    /// Appends records of ports or of the owner.
+    pub(crate) fn append_any(
+        &mut self,
+        records: &[Record<'_>],
+        delivered: &[Delivered],
+    ) -> Result<u64, Error> {
         self.check_running()?;
         self.promised = delivered.to_vec();
         let taken = self.take_all(records);
@@ -356,7 +370,7 @@ impl Journal {
             last_timestamp: self.chain.written_timestamp.into(),
             written: now().into(),
             previous_crc: self.chain.batch_crc.into(),
-            flags: flags.into(),
+            flags: (flags | if self.ports_closed { batch_flags::PORTS_CLOSED } else { 0 }).into(),
             head_crc: 0.into(),
             head_bytes: 0.into(),
             batch_bytes: 0.into(),

@@ -6,11 +6,13 @@ mod faulty_storage;
 
 use faulty_storage::FaultyStorage;
 use journal::image::{Backing, Image, Origin};
+use journal::rollback::{RollbackOptions, Target};
 use journal::verify::verify_on;
 use journal::{
     CreateOptions, Delivered, Error, Journal, JournalReader, Moment, OwnedRecord, Port, PortKind, Volume,
 };
 use layout::entry::{flags, Encoding, EntryHeader, Journaled, Kind, Updated};
+use layout::journal_file::technique;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -54,6 +56,8 @@ struct Write {
 struct World {
     rng: ChaCha8Rng,
     kind: Kind,
+    /// Every answer says what became of the write.
+    certain: bool,
     journal: Option<Journal>,
     storage: Arc<FaultyStorage>,
     stamp: u64,
@@ -75,6 +79,10 @@ impl World {
     fn new(seed: u64) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let kind = *[Kind::After, Kind::Before, Kind::Both].choose(&mut rng).unwrap();
+        Self::of_kind(rng, kind)
+    }
+
+    fn of_kind(mut rng: ChaCha8Rng, kind: Kind) -> Self {
         let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
         let bases = SECTORS.map(|sectors| {
             let mut base = vec![0u8; sectors as usize * 512];
@@ -95,10 +103,17 @@ impl World {
             path
         });
         let storage = Arc::new(FaultyStorage::new(4 << 20));
+        let technique = match kind {
+            Kind::After => technique::AFTER,
+            Kind::Before => technique::BEFORE,
+            _ => technique::AFTER | technique::BEFORE,
+        };
         let options = CreateOptions {
             bytes: None,
             segment_bytes: Some(64 * 1024),
-            volumes: (0..2).map(|i| Volume::aoe(i, 3, i as u8, SECTORS[usize::from(i)])).collect(),
+            volumes: (0..2)
+                .map(|i| Volume { technique, ..Volume::aoe(i, 3, i as u8, SECTORS[usize::from(i)]) })
+                .collect(),
             ports: (0..PORTS)
                 .map(|port| Port { port, kind: PortKind::Card, arbiter: 0, name: format!("port {port}") })
                 .collect(),
@@ -109,6 +124,7 @@ impl World {
         Self {
             rng,
             kind,
+            certain: false,
             journal,
             storage,
             stamp: 1_700_000_000_000_000_000,
@@ -221,7 +237,7 @@ impl World {
         let status = match self.rng.random_range(0..8) {
             0 if !executed => Updated::Refused,
             1 if !executed => Updated::Cancelled,
-            2 => Updated::Unknown,
+            2 if !self.certain => Updated::Unknown,
             _ => Updated::Updated,
         };
         if !executed && status == Updated::Updated {
@@ -366,8 +382,8 @@ fn check_runs(world: &World, image: &Image, volume: usize, count: usize) {
 #[test]
 fn an_image_over_primary_stays_while_primary_changes() {
     each_seed(100_000, 200, |seed| {
-        let mut world = World::new(seed);
-        world.kind = if seed % 2 == 0 { Kind::Before } else { Kind::Both };
+        let kind = if seed % 2 == 0 { Kind::Before } else { Kind::Both };
+        let mut world = World::of_kind(ChaCha8Rng::seed_from_u64(seed), kind);
         let mut images: Vec<(Image, usize, usize)> = Vec::new();
         for _ in 0..world.rng.random_range(40..160) {
             world.step();
@@ -397,8 +413,8 @@ fn an_image_over_primary_stays_while_primary_changes() {
 #[test]
 fn a_resync_closes_the_gap_of_an_unclean_stop() {
     each_seed(200_000, 200, |seed| {
-        let mut world = World::new(seed);
-        world.kind = if seed % 2 == 0 { Kind::After } else { Kind::Both };
+        let kind = if seed % 2 == 0 { Kind::After } else { Kind::Both };
+        let mut world = World::of_kind(ChaCha8Rng::seed_from_u64(seed), kind);
         for _ in 0..world.rng.random_range(5..60) {
             world.step();
         }
@@ -470,6 +486,97 @@ fn a_resync_closes_the_gap_of_an_unclean_stop() {
                 let image = world.open(volume, Moment::Order(count as u64), false).unwrap();
                 world.check(&image, &expected);
             }
+        }
+    });
+}
+
+/// A rollback brings primary to what it was, an undo brings it back, and both can be interrupted at any write
+/// and sync, then finished or undone. All moments from before stay what they were.
+#[test]
+fn a_rollback_can_be_interrupted_finished_and_undone() {
+    each_seed(300_000, 300, |seed| {
+        let mut world = World::new(seed);
+        world.certain = true;
+        for _ in 0..world.rng.random_range(5..60) {
+            world.step();
+        }
+        while !world.unanswered.is_empty() {
+            world.answer();
+        }
+        world.journal.take().unwrap().close().unwrap();
+        let entries = world.writes.len();
+        let volume = world.rng.random_range(0..2);
+        let count = world.rng.random_range(0..=entries);
+        let over_base = world.kind == Kind::After || (world.kind == Kind::Both && world.rng.random_bool(0.5));
+        let (primary, base) = (world.files[volume].0.clone(), world.base_files[volume].clone());
+        let options = |to| RollbackOptions {
+            volume: NAMES[volume],
+            primary: &primary,
+            base: over_base.then_some(base.as_path()),
+            to,
+            allow_gaps: false,
+        };
+        let to_moment = Target::Moment(Moment::Order(count as u64));
+        let undo = Target::Undo { discard: false };
+        let open = |storage: &Arc<FaultyStorage>| {
+            let shared: Arc<dyn journal::Storage> = storage.clone();
+            Journal::open_ports_closed_on(shared, "rollback").unwrap()
+        };
+        let then = world.truth(volume, count);
+        let now = world.primary[volume].clone();
+        let has = |expected: &[u8], what: &str| {
+            assert!(std::fs::read(&primary).unwrap() == expected, "{what}: primary is not what it should be");
+        };
+
+        // Interrupted some times, each time by a failing write or sync, some of them by a loss of power.
+        for _ in 0..world.rng.random_range(0..4) {
+            let mut journal = open(&world.storage);
+            let target = if world.rng.random_bool(0.7) { to_moment } else { undo };
+            let fail = world.storage.operations() + world.rng.random_range(0..40);
+            world.storage.fail_at(fail, 5);
+            match journal.roll_back(&options(target), &mut |_, _| {}) {
+                Ok(_) if target == to_moment => has(&then, "not interrupted"),
+                Ok(_) => {}
+                Err(Error::NoMoment(what)) => assert!(what.contains("never rolled back"), "{what}"),
+                Err(error) => assert!(matches!(error, Error::Io { .. }), "{error}"),
+            }
+            drop(journal);
+            let image = match world.rng.random_bool(0.5) {
+                true => world.storage.image(),
+                false => {
+                    let mut rng = world.rng.clone();
+                    world.storage.image_after_power_failure(&mut rng)
+                }
+            };
+            world.storage = Arc::new(FaultyStorage::from_image(image));
+        }
+        let mut journal = open(&world.storage);
+        let done = journal.roll_back(&options(to_moment), &mut |_, _| {}).unwrap();
+        assert_eq!(done.target.0, count as u64);
+        has(&then, "rolled back");
+        let again = journal.roll_back(&options(to_moment), &mut |_, _| {}).unwrap();
+        assert_eq!((again.entries, again.written), (0, 0), "there is nothing left to do");
+        has(&then, "rolled back again");
+        journal.close().unwrap();
+
+        // What was before it is still there: the moment before each of them.
+        let mut journal = open(&world.storage);
+        let to_before = Target::Moment(Moment::Order(entries as u64));
+        journal.roll_back(&options(to_before), &mut |_, _| {}).unwrap();
+        has(&now, "brought back by its order");
+        journal.roll_back(&options(undo), &mut |_, _| {}).unwrap();
+        has(&then, "and that undone");
+        journal.roll_back(&options(undo), &mut |_, _| {}).unwrap();
+        has(&now, "and the undo undone");
+        journal.close().unwrap();
+        let report = verify_on(&*world.storage, &mut |_, _| {}).unwrap();
+        assert!(report.findings.is_empty(), "{:?}", report.findings);
+        assert_eq!(report.gaps, 0, "no port was open: nothing is missing");
+        for _ in 0..3 {
+            let count = world.rng.random_range(0..=entries);
+            let image = world.open(volume, Moment::Order(count as u64), !over_base).unwrap();
+            let expected = world.truth(volume, count);
+            world.check(&image, &expected);
         }
     });
 }

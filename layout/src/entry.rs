@@ -175,6 +175,8 @@ pub mod flags {
     /// Of a marker: its volume was compared with primary in full, and what differed stands before it
     /// as resync entries. Gaps up to here are closed for that volume.
     pub const RESYNCED: u16 = 1 << 8;
+    /// Of a marker: a rollback of its volume begins or ends here; the payload is a [`super::Rollback`].
+    pub const ROLLBACK: u16 = 1 << 9;
     /// Every flag with the name that is printed.
     pub const NAMES: &[(u16, &str)] = &[
         (DUPLICATE, "duplicate"),
@@ -184,6 +186,7 @@ pub mod flags {
         (AOE_ERROR, "aoe-error"),
         (LATE, "late"),
         (RESYNCED, "resynced"),
+        (ROLLBACK, "rollback"),
     ];
 }
 
@@ -264,6 +267,20 @@ pub struct Gap {
     pub reason: U32,
     /// Zero.
     pub reserved: U32,
+}
+
+/// Payload of a marker flagged [`flags::ROLLBACK`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct Rollback {
+    /// The volume goes back to what it was just after the entry with this order.
+    pub target_order: U64,
+    /// Stamp of that entry.
+    pub target_timestamp: U64,
+    /// Last order from before the rollback: going back there undoes it.
+    pub before_order: U64,
+    /// Last order of the rollback; zero: it begins here.
+    pub last_order: U64,
 }
 
 impl EntryHeader {

@@ -125,7 +125,10 @@ fn parse(bytes: &[u8], header: &BatchHeader) -> Result<Parts, String> {
     if !zero(rest) {
         parts.faults.push((BATCH_HEADER_BYTES as u64, "the padding of its head is not zero".into()));
     }
-    let known = batch_flags::SESSION_START | batch_flags::SESSION_END | batch_flags::GAP_PENDING;
+    let known = batch_flags::SESSION_START
+        | batch_flags::SESSION_END
+        | batch_flags::GAP_PENDING
+        | batch_flags::PORTS_CLOSED;
     if !zero(&header.reserved2) || header.reserved != [0; 3] || header.flags.get() & !known != 0 {
         parts.faults.push((0, "unknown flags or reserved bytes in its header".into()));
     }

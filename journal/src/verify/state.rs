@@ -62,8 +62,9 @@ impl State {
         }
         self.timestamps(offset, header, records, report);
         self.port_table(offset, header, ports, &last, front, report);
-        self.ended = header.flags.get() & batch_flags::SESSION_END != 0;
-        if self.ended
+        let flags = header.flags.get();
+        self.ended = flags & (batch_flags::SESSION_END | batch_flags::PORTS_CLOSED) != 0;
+        if flags & batch_flags::SESSION_END != 0
             && (header.flags.get() & batch_flags::GAP_PENDING != 0) == self.owed.is_empty()
             && !self.ports.is_empty()
         {
@@ -84,7 +85,8 @@ impl State {
             wrong.push(format!("session {session}, and the superblock knows {}", front.superblock.session));
         }
         let Some(start) = start else {
-            if !self.unsure && (self.ended() || session != self.session) {
+            let over = self.ended() && header.flags.get() & batch_flags::PORTS_CLOSED == 0;
+            if !self.unsure && (over || session != self.session) {
                 wrong.push(format!("of session {session} without its start, after session {}", self.session));
             }
             self.session = session;

@@ -1,0 +1,334 @@
+//! Brings primary back in place to what it was at a moment, journaled like any write, so that it can be
+//! undone.
+//!
+//! Markers stand around it. Between them, for each piece: the entry is durable, then primary is written; after
+//! a batch of pieces primary is made durable, and completions say so. Interrupted anywhere, it can be begun
+//! again (what is right already isn't written) or undone: the moment before it is a moment like any other.
+
+use crate::diff::{diff, rollbacks};
+use crate::error::Error;
+use crate::image::{open_backing, Backing, Image};
+use crate::moment::Moment;
+use crate::reader::JournalReader;
+use crate::record::OwnedRecord;
+use crate::tables::Volume;
+use crate::writer::Journal;
+use layout::entry::{flags, EntryHeader, Journaled, Kind, Rollback, Updated};
+use layout::journal_file::{technique, BLOCK_BYTES};
+use layout::SECTOR_BYTES;
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+use zerocopy::IntoBytes;
+
+/// Largest piece: what one entry brings back, in sectors.
+const LARGEST_PIECE: usize = 256;
+/// Bytes of pieces between two syncs.
+const SYNC_BYTES: usize = 16 << 20;
+
+/// What is to be brought back.
+#[derive(Clone, Copy, Debug)]
+pub struct RollbackOptions<'a> {
+    /// Name of the volume.
+    pub volume: &'a str,
+    /// Its primary storage, which is written. Nobody else may write it meanwhile.
+    pub primary: &'a Path,
+    /// Makes the image from after-images over this base, not from before-images over primary.
+    pub base: Option<&'a Path>,
+    /// What it is brought back to.
+    pub to: Target,
+    /// Cross gaps, though the result may be wrong.
+    pub allow_gaps: bool,
+}
+
+/// What primary is brought back to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A moment.
+    Moment(Moment),
+    /// What it was before the last rollback. Writes that came after that rollback are lost to primary
+    /// (not to the journal); unless `discard`, there must be none.
+    Undo {
+        /// Discard them.
+        discard: bool,
+    },
+}
+
+/// What a rollback did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RolledBack {
+    /// Order and stamp of the last entry at or before the moment that primary was brought back to.
+    pub target: (u64, u64),
+    /// Last order from before the rollback: the moment that brings back what it replaced.
+    pub before: u64,
+    /// Last order of the rollback.
+    pub last: u64,
+    /// Bytes that were compared.
+    pub compared: u64,
+    /// Bytes of primary that were written.
+    pub written: u64,
+    /// Entries that were journaled for that.
+    pub entries: u64,
+    /// Writes after the last rollback that an undo discarded.
+    pub discarded: u64,
+}
+
+impl Journal {
+    /// Brings a volume back in place. Everything is durable on return.
+    pub fn roll_back(
+        &mut self,
+        options: &RollbackOptions<'_>,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<RolledBack, Error> {
+        self.read_back_doubtful(options)?;
+        self.sync()?;
+        let reader = || JournalReader::open_on(Arc::clone(&self.storage));
+        let (at, discarded) = self.target(options, &reader()?)?;
+        let extents = changed_since(&reader()?, options, at)?;
+        let backing = match options.base {
+            Some(base) => Backing::Base(base),
+            None => Backing::Primary(options.primary),
+        };
+        let image = Image::open(reader()?, options.volume, at, backing, options.allow_gaps, &mut |_, _| {})?;
+        let primary = open_primary(options.primary, image.volume())?;
+        self.check_room(image.volume(), &extents)?;
+        let piece_bytes = self.piece_bytes(image.volume()) as u64;
+        let facts = image.facts();
+        let mut done = RolledBack {
+            target: (facts.order, facts.timestamp),
+            before: self.end().order,
+            discarded,
+            ..RolledBack::default()
+        };
+        let mut work = Work { journal: self, image: &image, primary, options, waiting: Vec::new(), bytes: 0 };
+        work.mark(&done)?;
+        let total = extents.iter().map(|(_, bytes)| bytes).sum();
+        for (offset, bytes) in extents {
+            let mut at = offset;
+            while at < offset + bytes {
+                let length = piece_bytes.min(offset + bytes - at);
+                work.piece(at, length as usize, &mut done)?;
+                at += length;
+                done.compared += length;
+                progress(done.compared, total);
+            }
+        }
+        work.settle()?;
+        done.last = work.journal.end().order.max(1);
+        work.mark(&done)?;
+        self.sync()?;
+        Ok(done)
+    }
+
+    /// With after-images the moment before the rollback has to be certain, or an undo would bring back
+    /// something else: what nobody knows of primary is read there and journaled.
+    fn read_back_doubtful(&mut self, options: &RollbackOptions<'_>) -> Result<(), Error> {
+        let Some(base) = options.base else { return Ok(()) };
+        self.sync()?;
+        let reader = JournalReader::open_on(Arc::clone(&self.storage))?;
+        let allow = options.allow_gaps;
+        let known =
+            Image::open(reader, options.volume, Moment::End, Backing::Base(base), allow, &mut |_, _| {})?;
+        if known.facts().doubtful == 0 {
+            return Ok(());
+        }
+        let volume = known.volume().clone();
+        let (name, primary) = open_backing(Backing::Primary(options.primary), &volume)?;
+        let largest = self.piece_bytes(&volume) as u64;
+        for run in known.runs(0, known.bytes())?.into_iter().filter(|run| run.doubtful) {
+            let mut at = run.offset;
+            while at < run.offset + run.bytes {
+                let length = largest.min(run.offset + run.bytes - at);
+                let mut data = vec![0; length as usize];
+                primary
+                    .read_exact_at(&mut data, at)
+                    .map_err(|e| Error::io(&name, format!("reading {length} bytes at offset {at}"), e))?;
+                self.append_resync(&volume, at, data)?;
+                at += length;
+            }
+        }
+        Ok(())
+    }
+
+    /// The moment, and how many writes an undo discards.
+    fn target(&self, options: &RollbackOptions<'_>, reader: &JournalReader) -> Result<(Moment, u64), Error> {
+        let discard = match options.to {
+            Target::Moment(moment) => return Ok((moment, 0)),
+            Target::Undo { discard } => discard,
+        };
+        let (markers, later) = rollbacks(reader, options.volume)?;
+        let Some(begin) = markers.iter().rev().find(|marker| marker.last_order.get() == 0) else {
+            return Err(Error::NoMoment(format!("volume {} was never rolled back", options.volume)));
+        };
+        // An interrupted one has no end, and what came after its beginning is its own.
+        let finished = markers.last().is_some_and(|last| last.last_order.get() > 0);
+        let later = if finished { later } else { 0 };
+        if later > 0 && !discard {
+            return Err(Error::Discards { volume: options.volume.to_owned(), writes: later });
+        }
+        Ok((Moment::Order(begin.before_order.get()), later))
+    }
+
+    /// It has to fit before anything is begun.
+    fn check_room(&self, volume: &Volume, extents: &[(u64, u64)]) -> Result<(), Error> {
+        let bytes: u64 = extents.iter().map(|(_, bytes)| bytes).sum();
+        let images = if entry_kind(volume) == Kind::Both { 2 } else { 1 };
+        let piece = self.piece_bytes(volume) as u64;
+        let pieces: u64 = extents.iter().map(|(_, bytes)| bytes.div_ceil(piece)).sum();
+        // A piece: descriptor, padding of the payload, completion, rows of the index. A batch: its head's padding.
+        let needed =
+            bytes * images + pieces * 1024 + (bytes / SYNC_BYTES as u64 + 4) * 4 * BLOCK_BYTES as u64;
+        let space = self.space();
+        let usable =
+            space.segment_bytes - 3 * BLOCK_BYTES as u64 - self.table_bytes.len() as u64 - images * piece;
+        let there = u64::from(space.free.saturating_sub(space.reserved)) * usable + space.open_bytes;
+        if needed > there {
+            return Err(Error::Invalid(format!(
+                "rolling back may write {bytes} bytes of primary, which takes up to {needed} in the journal; it has {there} left"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Bytes of a piece: what fits an entry of the journal.
+    fn piece_bytes(&self, volume: &Volume) -> usize {
+        let images = if entry_kind(volume) == Kind::Both { 2 } else { 1 };
+        // A quarter of a segment at most, so that little is left over at a segment's end.
+        let largest = self.head.geometry.largest_payload() / 2 / images / SECTOR_BYTES;
+        largest.min(LARGEST_PIECE) * SECTOR_BYTES
+    }
+}
+
+/// What the entries of a rollback hold: what those of the volume hold.
+fn entry_kind(volume: &Volume) -> Kind {
+    match volume.technique & (technique::AFTER | technique::BEFORE) {
+        technique::BEFORE => Kind::Before,
+        technique::AFTER => Kind::After,
+        _ => Kind::Both,
+    }
+}
+
+/// Where something was written behind the moment: byte offsets and lengths.
+fn changed_since(
+    reader: &JournalReader,
+    options: &RollbackOptions<'_>,
+    at: Moment,
+) -> Result<Vec<(u64, u64)>, Error> {
+    let difference = diff(reader, options.volume, at, Moment::End, &mut |_, _| {})?;
+    if !difference.gaps.is_empty() {
+        // More may have been written than is known: everything is compared.
+        return Ok(vec![(0, reader.tables().volume(options.volume)?.bytes())]);
+    }
+    let mut extents: Vec<(u64, u64)> = Vec::new();
+    for changed in difference.changed {
+        match extents.last_mut() {
+            Some(last) if last.0 + last.1 == changed.offset => last.1 += changed.bytes,
+            _ => extents.push((changed.offset, changed.bytes)),
+        }
+    }
+    Ok(extents)
+}
+
+fn open_primary(path: &Path, volume: &Volume) -> Result<(String, File), Error> {
+    let (name, _) = open_backing(Backing::Primary(path), volume)?;
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .map_err(|e| Error::io(&name, "opening primary for writing", e))?;
+    Ok((name, file))
+}
+
+struct Work<'a> {
+    journal: &'a mut Journal,
+    image: &'a Image,
+    primary: (String, File),
+    options: &'a RollbackOptions<'a>,
+    /// Journaled and not yet written: entry, offset, data.
+    waiting: Vec<(EntryHeader, u64, Vec<u8>)>,
+    bytes: usize,
+}
+
+impl Work<'_> {
+    /// Where the rollback begins, and where it ends.
+    fn mark(&mut self, done: &RolledBack) -> Result<(), Error> {
+        let payload = Rollback {
+            target_order: done.target.0.into(),
+            target_timestamp: done.target.1.into(),
+            before_order: done.before.into(),
+            last_order: done.last.into(),
+        };
+        let mut header = self.journal.next_header(
+            Kind::Marker,
+            self.journal.own_port(self.image.volume())?,
+            self.image.volume().index,
+        );
+        header.flags = flags::ROLLBACK.into();
+        header.seal(payload.as_bytes());
+        self.journal.append_own(&OwnedRecord { header, payload: payload.as_bytes().to_vec() })
+    }
+
+    /// Journals a piece if it differs, from its first to its last sector that does.
+    fn piece(&mut self, offset: u64, length: usize, done: &mut RolledBack) -> Result<(), Error> {
+        let (mut wanted, mut there) = (vec![0; length], vec![0; length]);
+        self.image.read_at(&mut wanted, offset)?;
+        self.primary.1.read_exact_at(&mut there, offset).map_err(|e| {
+            Error::io(&self.primary.0, format!("reading {length} bytes at offset {offset}"), e)
+        })?;
+        let sectors = || wanted.chunks(SECTOR_BYTES).zip(there.chunks(SECTOR_BYTES));
+        let Some(first) = sectors().position(|(a, b)| a != b) else { return Ok(()) };
+        let last = sectors().enumerate().filter(|(_, (a, b))| a != b).map(|(index, _)| index).max();
+        let end = (last.unwrap_or(first) + 1) * SECTOR_BYTES;
+        let range = first * SECTOR_BYTES..end.min(length);
+        let (before, after) = (&there[range.clone()], &wanted[range.clone()]);
+        let at = offset + range.start as u64;
+        let kind = entry_kind(self.image.volume());
+        let payload = match kind {
+            Kind::Before => before.to_vec(),
+            Kind::After => after.to_vec(),
+            _ => [before, after].concat(),
+        };
+        let mut header = self.journal.next_header(
+            kind,
+            self.journal.own_port(self.image.volume())?,
+            self.image.volume().index,
+        );
+        header.set_lba(at / SECTOR_BYTES as u64);
+        header.sectors = ((range.len() / SECTOR_BYTES) as u16).into();
+        header.set_status(Journaled::Port, Updated::Pending);
+        header.seal(&payload);
+        self.journal.append_own(&OwnedRecord { header, payload })?;
+        done.entries += 1;
+        done.written += after.len() as u64;
+        self.bytes += after.len();
+        self.waiting.push((header, at, after.to_vec()));
+        if self.bytes >= SYNC_BYTES {
+            self.settle()?;
+        }
+        Ok(())
+    }
+
+    /// What is journaled is made durable, then written, then made durable there, then known to be.
+    fn settle(&mut self) -> Result<(), Error> {
+        self.journal.sync()?;
+        let (name, primary) = &self.primary;
+        for (_, offset, data) in &self.waiting {
+            primary.write_all_at(data, *offset).map_err(|e| {
+                Error::io(name, format!("writing {} bytes at offset {offset}", data.len()), e)
+            })?;
+        }
+        primary.sync_data().map_err(|e| Error::io(name, "making primary durable (fdatasync)", e))?;
+        for (entry, _, _) in std::mem::take(&mut self.waiting) {
+            let mut header = self.journal.next_header(Kind::Completion, entry.port, entry.volume.get());
+            header.number = entry.number;
+            header.lba = entry.lba;
+            header.sectors = entry.sectors;
+            header.set_status(Journaled::Pending, Updated::Updated);
+            header.seal(&[]);
+            self.journal.append_own(&OwnedRecord { header, payload: Vec::new() })?;
+        }
+        self.bytes = 0;
+        Ok(())
+    }
+}

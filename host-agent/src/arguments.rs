@@ -1,9 +1,11 @@
 //! The command line, and the help that teaches it.
 
+use crate::error::Error;
 use crate::{bookmark, diff, image, resync};
 use clap::{Args, Parser, Subcommand};
 use journal::image::Backing;
-use journal::{Moment, When};
+use journal::{JournalReader, Moment, When};
+use layout::journal_file::technique;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -179,12 +181,19 @@ pub struct Restore {
     #[command(flatten)]
     pub backing: BackingArguments,
     /// The moment: order:N (just after that entry), RFC 3339, -15m, bookmark:NAME, ns since 1970, end
-    #[arg(long, value_name = "WHEN", allow_hyphen_values = true)]
-    pub at: When,
+    #[arg(long, value_name = "WHEN", allow_hyphen_values = true, required_unless_present = "undo")]
+    pub at: Option<When>,
     /// The image to make. It appears under its name only when it is complete; a device is written in place
-    #[arg(long, value_name = "OUT")]
-    pub to: PathBuf,
-    /// Replace OUT if it exists
+    #[arg(long, value_name = "OUT", required_unless_present_any = ["in_place", "undo"])]
+    pub to: Option<PathBuf>,
+    /// Bring primary itself back, writing only what differs. Nothing else may write it meanwhile. It is
+    /// journaled like any write: --undo takes it back
+    #[arg(long, requires = "primary", conflicts_with = "to")]
+    pub in_place: bool,
+    /// Bring primary back to what it was before the last rollback
+    #[arg(long, requires = "primary", conflicts_with_all = ["to", "at", "in_place"])]
+    pub undo: bool,
+    /// Replace OUT if it exists; with --undo: even if writes came after the rollback
     #[arg(long)]
     pub force: bool,
     /// Go on across gaps in the journal, though the image may be wrong
@@ -197,23 +206,31 @@ pub struct Restore {
 
 /// What a volume's image is made from.
 #[derive(Debug, Args)]
-#[group(required = true, multiple = false)]
+#[group(required = true, multiple = true)]
 pub struct BackingArguments {
-    /// The volume's image from before the first write; it is only read
+    /// The volume's image from before the first write; it is only read. Needed unless the journal has
+    /// before-images
     #[arg(long, value_name = "IMG")]
     pub base: Option<PathBuf>,
-    /// The volume's primary storage, in use or not; it is only read
+    /// The volume's primary storage, in use or not; it is only read, but for --in-place and --undo
     #[arg(long, value_name = "IMG")]
     pub primary: Option<PathBuf>,
 }
 
 impl BackingArguments {
-    /// As the journal takes it.
-    pub fn backing(&self) -> Backing<'_> {
+    /// What to make the image of a moment from. With both, over a base the entries up to the moment count and
+    /// over primary those behind it: the fewer.
+    pub fn backing(&self, reader: &JournalReader, volume: &str, at: Moment) -> Result<Backing<'_>, Error> {
         match (&self.base, &self.primary) {
-            (_, Some(primary)) => Backing::Primary(primary),
-            (Some(base), None) => Backing::Base(base),
-            (None, None) => unreachable!("clap asks for one of them"),
+            (None, Some(primary)) => Ok(Backing::Primary(primary)),
+            (Some(base), None) => Ok(Backing::Base(base)),
+            (Some(base), Some(primary)) => {
+                let (order, _) = reader.entry_at(at)?;
+                let can_undo = reader.tables().volume(volume)?.technique & technique::BEFORE != 0;
+                let fewer_behind = reader.summary().order - order < order;
+                Ok(if can_undo && fewer_behind { Backing::Primary(primary) } else { Backing::Base(base) })
+            }
+            (None, None) => Err(Error::Misuse("give --base or --primary".into())),
         }
     }
 }
@@ -223,7 +240,9 @@ Examples:
   host-agent restore j --volume 1.0 --base base.img --at order:1234 --to then.img
   host-agent restore j --volume 1.0 --base base.img --at 2026-11-23T10:00:00.5+01:00 --to then.img
   host-agent restore j --volume 1.0 --base base.img --at end --to now.img --force
-  host-agent restore j --volume 1.0 --primary disk.img --at -15m --to then.img";
+  host-agent restore j --volume 1.0 --primary disk.img --at -15m --to then.img
+  host-agent restore j --volume 1.0 --primary disk.img --base base.img --at order:1234 --in-place
+  host-agent restore j --volume 1.0 --primary disk.img --base base.img --undo";
 
 /// `PORT=FILE`.
 #[derive(Clone, Debug)]

@@ -101,7 +101,7 @@ impl Journal {
             discarded,
             ..RolledBack::default()
         };
-        let mut work = Work { journal: self, image: &image, primary, options, waiting: Vec::new(), bytes: 0 };
+        let mut work = Work { journal: self, image: &image, primary, waiting: Vec::new(), bytes: 0 };
         work.mark(&done)?;
         let total = extents.iter().map(|(_, bytes)| bytes).sum();
         for (offset, bytes) in extents {
@@ -244,7 +244,6 @@ struct Work<'a> {
     journal: &'a mut Journal,
     image: &'a Image,
     primary: (String, File),
-    options: &'a RollbackOptions<'a>,
     /// Journaled and not yet written: entry, offset, data.
     waiting: Vec<(EntryHeader, u64, Vec<u8>)>,
     bytes: usize,

@@ -63,3 +63,50 @@ fn bookmarks_name_moments_and_diff_tells_what_was_written() {
     agent(["bookmark", "remove", &journal, "middle"]).failed(1, &["no bookmark middle"]);
     agent(["verify", &journal]).fine();
 }
+
+#[test]
+fn primary_is_rolled_back_in_place_and_that_is_undone() {
+    let set = CaptureSet::open("small");
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    agent(set.replay_arguments(folder.path(), "64M")).fine();
+    let journal = path("journal");
+    let (volume, _) = set.volumes().into_iter().next().unwrap();
+    let (base, primary, out) = (path(&format!("{volume}.base")), path(&format!("{volume}.img")), path("out"));
+    let orders = agent(["log", &journal, "--json"]).fine().json_lines().len() as u64;
+    let at = format!("order:{}", orders / 3);
+    let restore = |more: &[&str]| {
+        let arguments = ["restore", &journal, "--volume", &volume, "--base", &base];
+        agent(arguments.iter().chain(more))
+    };
+    let in_place = ["--primary", &primary, "--in-place", "--json", "--at", &at];
+    let undo = ["--primary", &primary, "--undo", "--json"];
+    let now = std::fs::read(&primary).unwrap();
+    restore(&["--at", &at, "--to", &out]).fine();
+    let then = std::fs::read(&out).unwrap();
+    assert!(now != then);
+
+    restore(&undo).failed(1, &["never rolled back"]);
+    let done = restore(&in_place).fine().json();
+    assert_eq!(
+        (&done["target_order"], &done["before_order"]),
+        (&(orders / 3).into(), &orders.into()),
+        "{done}"
+    );
+    assert!(done["written"].as_u64().unwrap() < now.len() as u64 / 2, "only what differs is written: {done}");
+    assert!(std::fs::read(&primary).unwrap() == then, "primary is what it was");
+    // The end of the journal is what primary has, and the moment before the rollback what it had.
+    for (at, expected) in [("end".to_owned(), &then), (format!("order:{orders}"), &now)] {
+        restore(&["--at", &at, "--to", &out, "--force"]).fine();
+        assert!(&std::fs::read(&out).unwrap() == expected, "{at}");
+    }
+    assert_eq!(restore(&in_place).fine().json()["written"], 0, "nothing is left to do");
+    restore(&undo).fine();
+    restore(&undo).fine();
+    assert!(std::fs::read(&primary).unwrap() == then, "undone twice: an undo is undone too");
+    restore(&["--primary", &primary, "--in-place", "--at", &format!("order:{orders}")]).fine();
+    assert!(std::fs::read(&primary).unwrap() == now, "brought back by its order");
+    agent(["verify", &journal]).fine();
+    restore(&["--primary", &primary, "--undo", "--in-place"]).failed(2, &[]);
+    restore(&["--in-place", "--at", "end"]).failed(2, &[]);
+}

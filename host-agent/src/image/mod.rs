@@ -11,7 +11,7 @@ use crate::progress::{bar, Unit};
 use crate::restore::{hinted, ports};
 use clap::{Args, Subcommand};
 use export::ImageExport;
-use journal::image::ImageFacts;
+use journal::image::{Backing, ImageFacts};
 use journal::{rfc3339, JournalReader, When};
 use scratch::Scratch;
 use std::path::PathBuf;
@@ -77,12 +77,13 @@ pub fn run(command: &Image) -> Result<(), Error> {
 fn serve(arguments: &Serve) -> Result<(), Error> {
     let reader = JournalReader::open(&arguments.journal)?;
     let at = arguments.at.resolve(reader.tables())?;
+    let backing = arguments.backing.backing(&reader, &arguments.volume, at)?;
     let progress = bar("reading", Unit::Of("entries"));
     let image = journal::image::Image::open(
         reader,
         &arguments.volume,
         at,
-        arguments.backing.backing(),
+        backing,
         arguments.allow_gaps,
         &mut |done, total| {
             progress.set_length(total);
@@ -100,7 +101,7 @@ fn serve(arguments: &Serve) -> Result<(), Error> {
     let shutdown =
         nbd::Shutdown::new().map_err(|e| Error::Failed(format!("preparing to be stopped: {e}")))?;
     stop::on_signal(shutdown.clone())?;
-    announce(arguments, &facts)?;
+    announce(arguments, &facts, backing)?;
     let exports: Vec<Arc<dyn nbd::Export>> = vec![Arc::new(ImageExport::new(image, scratch))];
     let served = nbd::serve(&listener, &exports, &shutdown)
         .map_err(|e| Error::Failed(format!("{}: serving: {e}", arguments.socket.display())))?;
@@ -109,7 +110,7 @@ fn serve(arguments: &Serve) -> Result<(), Error> {
 }
 
 /// Says that clients may come, and what they will see.
-fn announce(arguments: &Serve, facts: &ImageFacts) -> Result<(), Error> {
+fn announce(arguments: &Serve, facts: &ImageFacts, backing: Backing<'_>) -> Result<(), Error> {
     let moment = match facts.order {
         0 => "before the first write".to_owned(),
         order => format!("just after order:{order} ({})", rfc3339(facts.timestamp)),
@@ -124,7 +125,7 @@ fn announce(arguments: &Serve, facts: &ImageFacts) -> Result<(), Error> {
         "  {} in {} from the journal, the rest from {}",
         bytes(facts.mapped_bytes),
         count(facts.extents, "extent", "extents"),
-        arguments.backing.backing().path().display()
+        backing.path().display()
     ))?;
     if facts.doubtful > 0 {
         let entries = count(facts.doubtful, "write is", "writes are");

@@ -1,5 +1,7 @@
 //! `host-agent restore`: a volume's image as it was at a moment.
 
+mod in_place;
+
 use crate::arguments::Restore;
 use crate::error::Error;
 use crate::output::{bytes, count, grouped, Output};
@@ -26,11 +28,16 @@ struct Printed<'a> {
 /// Runs the command.
 pub fn run(arguments: &Restore) -> Result<(), Error> {
     let reader = JournalReader::open(&arguments.journal)?;
+    let at = arguments.at.as_ref().map(|at| at.resolve(reader.tables())).transpose()?;
+    let Some((at, out)) = at.zip(arguments.to.as_ref()) else {
+        drop(reader);
+        return in_place::run(arguments, at);
+    };
     let options = RestoreOptions {
         volume: &arguments.volume,
-        backing: arguments.backing.backing(),
-        at: arguments.at.resolve(reader.tables())?,
-        out: &arguments.to,
+        backing: arguments.backing.backing(&reader, &arguments.volume, at)?,
+        at,
+        out,
         force: arguments.force,
         allow_gaps: arguments.allow_gaps,
     };
@@ -39,10 +46,10 @@ pub fn run(arguments: &Restore) -> Result<(), Error> {
     if arguments.json {
         let Restored { order, timestamp, entries, skipped, doubtful, bytes, ref gaps } = restored;
         let gaps = ports(gaps);
-        let (volume, out) = (arguments.volume.as_str(), arguments.to.display().to_string());
+        let (volume, out) = (arguments.volume.as_str(), out.display().to_string());
         output.json(&Printed { volume, out, order, timestamp, entries, skipped, doubtful, bytes, gaps })?;
     } else {
-        print(arguments, &restored, &mut output)?;
+        print(&options, &restored, &mut output)?;
     }
     output.finish()
 }
@@ -90,21 +97,20 @@ fn with_bars<T>(work: impl FnOnce(&mut dyn FnMut(Progress)) -> T) -> T {
     result
 }
 
-fn print(arguments: &Restore, restored: &Restored, output: &mut Output) -> Result<(), Error> {
+fn print(options: &RestoreOptions<'_>, restored: &Restored, output: &mut Output) -> Result<(), Error> {
     let moment = match restored.order {
         0 => "before the first write".to_owned(),
         order => format!("just after order:{order} ({})", rfc3339(restored.timestamp)),
     };
-    output.line(format!("{}: volume {} as it was {moment}", arguments.to.display(), arguments.volume))?;
-    let backing = arguments.backing.backing();
-    let (entries, which) = match backing {
+    output.line(format!("{}: volume {} as it was {moment}", options.out.display(), options.volume))?;
+    let (entries, which) = match options.backing {
         Backing::Base(_) => (count(restored.entries, "write", "writes"), "up to the moment"),
         Backing::Primary(_) => (count(restored.entries, "write", "writes"), "after the moment undone"),
     };
     output.line(format!(
         "  {entries} of this volume {which}: {} from the journal, the rest from {}; {} not executed by the target",
         bytes(restored.bytes),
-        backing.path().display(),
+        options.backing.path().display(),
         grouped(restored.skipped)
     ))?;
     if restored.doubtful > 0 {

@@ -1,0 +1,95 @@
+//! `host-agent restore --in-place` and `--undo`: primary itself is brought back.
+
+use super::hinted;
+use crate::arguments::Restore;
+use crate::error::Error;
+use crate::output::{bytes, count, Output};
+use crate::progress::{bar, Unit};
+use journal::rollback::{RollbackOptions, RolledBack, Target};
+use journal::{rfc3339, Journal, Moment};
+use serde::Serialize;
+
+/// The result, as `--json` prints it. The field names are an interface: add, don't change.
+#[derive(Serialize)]
+struct Printed<'a> {
+    volume: &'a str,
+    target_order: u64,
+    target_timestamp: u64,
+    /// The moment that brings back what was there: `order:N`.
+    before_order: u64,
+    last_order: u64,
+    compared: u64,
+    written: u64,
+    entries: u64,
+    discarded: u64,
+}
+
+/// Runs the command; `at`: `None` with `--undo`.
+pub fn run(arguments: &Restore, at: Option<Moment>) -> Result<(), Error> {
+    let Some(primary) = &arguments.backing.primary else {
+        return Err(Error::Misuse("--in-place and --undo need --primary".into()));
+    };
+    let to = match at {
+        Some(moment) => Target::Moment(moment),
+        None => Target::Undo { discard: arguments.force },
+    };
+    let options = RollbackOptions {
+        volume: &arguments.volume,
+        primary,
+        base: arguments.backing.base.as_deref(),
+        to,
+        allow_gaps: arguments.allow_gaps,
+    };
+    let writer = concat!("host-agent ", env!("CARGO_PKG_VERSION"), " rollback");
+    let mut journal = Journal::open_ports_closed(&arguments.journal, writer)?;
+    let progress = bar("comparing", Unit::Bytes);
+    let done = journal.roll_back(&options, &mut |done, total| {
+        progress.set_length(total);
+        progress.set_position(done);
+    });
+    progress.finish_and_clear();
+    let done = done.map_err(|error| match error {
+        journal::Error::Discards { .. } => Error::JournalHint(error, "--force does it all the same"),
+        other => hinted(other),
+    })?;
+    journal.close()?;
+    let mut output = Output::new();
+    match arguments.json {
+        true => output.json(&printed(&arguments.volume, &done))?,
+        false => print(arguments, &done, &mut output)?,
+    }
+    output.finish()
+}
+
+fn printed<'a>(volume: &'a str, done: &RolledBack) -> Printed<'a> {
+    Printed {
+        volume,
+        target_order: done.target.0,
+        target_timestamp: done.target.1,
+        before_order: done.before,
+        last_order: done.last,
+        compared: done.compared,
+        written: done.written,
+        entries: done.entries,
+        discarded: done.discarded,
+    }
+}
+
+fn print(arguments: &Restore, done: &RolledBack, output: &mut Output) -> Result<(), Error> {
+    let moment = match done.target.0 {
+        0 => "before the first write".to_owned(),
+        order => format!("just after order:{order} ({})", rfc3339(done.target.1)),
+    };
+    output.line(format!("volume {}: primary is as it was {moment}", arguments.volume))?;
+    output.line(format!(
+        "  {} compared, {} written, journaled as {}",
+        bytes(done.compared),
+        bytes(done.written),
+        count(done.entries, "entry", "entries")
+    ))?;
+    if done.discarded > 0 {
+        output
+            .line(format!("  {} after the rollback discarded", count(done.discarded, "write", "writes")))?;
+    }
+    output.line(format!("  what was there before: --undo, or --at order:{}", done.before))
+}

@@ -93,8 +93,6 @@ fn what_cannot_be_served_is_refused_in_one_line() {
     serve(&["--volume", "1.0", "--primary", &image, "--at", "order:1"])
         .failed(1, &["no before-image", "--base"]);
     serve(&["--volume", "1.0", "--at", "end"]).failed(2, &[]);
-    serve(&["--volume", "1.0", "--base", &base, "--primary", &image, "--at", "end"])
-        .failed(2, &["--primary"]);
     std::fs::write(folder.path().join("socket"), b"not a socket").unwrap();
     serve(&["--volume", "1.0", "--base", &base, "--at", "end"]).failed(1, &["not a socket"]);
     assert_eq!(std::fs::read(folder.path().join("socket")).unwrap(), b"not a socket");

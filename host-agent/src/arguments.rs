@@ -1,7 +1,7 @@
 //! The command line, and the help that teaches it.
 
 use crate::error::Error;
-use crate::{bookmark, diff, image, resync};
+use crate::{bookmark, diff, image, resync, size};
 use clap::{Args, Parser, Subcommand};
 use journal::image::Backing;
 use journal::{JournalReader, Moment, When};
@@ -61,6 +61,8 @@ pub enum Command {
     ///
     /// Shows where something was written behind moment A and up to moment B, and through which ports.
     Diff(diff::Diff),
+    /// How long the journal lasts, and how large one has to be
+    Size(size::Size),
     /// After an unclean stop: journal what primary has and the journal doesn't
     ///
     /// Compares primary with the journal's last state over the base, whole, and journals what differs. Until

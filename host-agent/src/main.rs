@@ -1,7 +1,7 @@
 //! `host-agent`: Chronoswitch's command line.
 //!
 //! One file per command: [`replay`], [`log`], [`verify`], [`restore`], [`image`], [`diff`], [`bookmark`],
-//! [`resync`]. Data go to standard output,
+//! [`resync`], [`size`]. Data go to standard output,
 //! everything else to standard error. Exit code 0: fine; 1: what was asked failed; 2: misuse.
 
 mod arguments;
@@ -16,6 +16,7 @@ mod progress;
 mod replay;
 mod restore;
 mod resync;
+mod size;
 mod verify;
 
 use arguments::{Arguments, Command};
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         Command::Restore(restore) => restore::run(restore),
         Command::Image(image) => image::run(image),
         Command::Diff(diff) => diff::run(diff),
+        Command::Size(size) => size::run(size),
         Command::Resync(resync) => resync::run(resync),
         Command::Bookmark(bookmark) => bookmark::run(bookmark),
     };

@@ -487,7 +487,40 @@ fn add(segment: &mut OpenSegment, batch: &Batch, arbiter_of: impl Fn(u8) -> u16)
     segment.add(&indexed, arbiter_of);
 }
 
+/// What a segment of the received portion took in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentSpan {
+    /// Bytes that it takes of the journal.
+    pub bytes: u64,
+    /// Entries.
+    pub entries: u64,
+    /// Stamps of its first and last entry, ns; zeroes without any.
+    pub first_timestamp: u64,
+    /// See `first_timestamp`.
+    pub last_timestamp: u64,
+}
+
 impl JournalReader {
+    /// What the segments in use took in, oldest first: how fast the journal grows.
+    pub fn growth(&self) -> Result<Vec<SegmentSpan>, Error> {
+        let mut spans = Vec::new();
+        for (index, place) in self.places()? {
+            let part = load(self, index, &place)?;
+            let stamps = || part.rows.iter().map(|row| row.timestamp.get());
+            spans.push(SegmentSpan {
+                bytes: self.segment_bytes(),
+                entries: part.rows.len() as u64,
+                first_timestamp: stamps().min().unwrap_or(0),
+                last_timestamp: stamps().max().unwrap_or(0),
+            });
+        }
+        // The last one is still being filled.
+        if let Some(last) = spans.last_mut() {
+            last.bytes = self.end_position().offset.saturating_sub(self.last_segment_offset());
+        }
+        Ok(spans)
+    }
+
     /// Order and stamp of the last entry, of any volume, at or before a moment; zeroes: none.
     pub fn entry_at(&self, moment: Moment) -> Result<(u64, u64), Error> {
         check_known(self, moment)?;

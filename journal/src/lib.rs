@@ -48,8 +48,8 @@ mod walk;
 mod writer;
 
 pub use error::Error;
-pub use history::MissingSpan;
-pub use moment::{rfc3339, Moment, When};
+pub use history::{MissingSpan, SegmentSpan};
+pub use moment::{rfc3339, span_nanoseconds, Moment, When};
 pub use reader::{Entries, JournalReader, Records, Summary, TornTail};
 pub use record::{takes_order, Delivered, Entry, Location, OwnedRecord, Record, StoredRecord};
 pub use storage::{FileStorage, Storage};

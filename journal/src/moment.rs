@@ -62,6 +62,13 @@ pub fn rfc3339(nanoseconds: u64) -> String {
     }
 }
 
+/// A length of time such as `15m`, `2h30m` or `7d`, in ns; a day has 24 hours. What is wrong with it, if anything.
+pub fn span_nanoseconds(text: &str) -> Result<u64, String> {
+    let span: jiff::Span = text.parse().map_err(|e: jiff::Error| e.to_string())?;
+    let duration = span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).map_err(|e| e.to_string())?;
+    u64::try_from(duration.as_nanos()).map_err(|_| "it is negative, or too long".into())
+}
+
 /// A moment as it is asked for, before a journal has been looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum When {
@@ -100,10 +107,7 @@ impl FromStr for When {
                 "'{text}' is no time before now ({why}): give -15m, -2h30m, -1d or the like"
             ))
         };
-        let span: jiff::Span = ago.parse().map_err(|e: jiff::Error| wrong(e.to_string()))?;
-        let duration =
-            span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).map_err(|e| wrong(e.to_string()))?;
-        u64::try_from(duration.as_nanos()).map(When::Ago).map_err(|_| wrong("it lies in the future".into()))
+        span_nanoseconds(ago).map(When::Ago).map_err(wrong)
     }
 }
 

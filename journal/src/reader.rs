@@ -158,6 +158,20 @@ impl JournalReader {
         self.end
     }
 
+    /// Where the segment begins in which the reader found the end.
+    pub(crate) fn last_segment_offset(&self) -> u64 {
+        self.directory
+            .places
+            .get(self.end.at)
+            .map_or(self.end.offset, |place| self.segment_offset(place.slot))
+    }
+
+    /// Segments that entries may not take.
+    pub fn reserved_segments(&self) -> u32 {
+        let geometry = &self.head.geometry;
+        geometry.reserved_completions + geometry.reserved_merge + geometry.reserved_rollback
+    }
+
     /// What has been noted as durable since.
     pub(crate) fn take_note(&mut self, note: Note, damaged: Option<(u64, String)>) {
         self.head.note = note;

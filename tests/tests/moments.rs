@@ -110,3 +110,26 @@ fn primary_is_rolled_back_in_place_and_that_is_undone() {
     restore(&["--primary", &primary, "--undo", "--in-place"]).failed(2, &[]);
     restore(&["--in-place", "--at", "end"]).failed(2, &[]);
 }
+
+#[test]
+fn size_tells_what_a_retention_needs() {
+    let set = CaptureSet::open("small");
+    let folder = tempfile::tempdir().unwrap();
+    agent(set.replay_arguments(folder.path(), "64M")).fine();
+    let journal = folder.path().join("journal").display().to_string();
+    let log = agent(["log", &journal, "--json"]).fine().json_lines();
+    let stamp = |index: usize| log[index]["timestamp"].as_u64().unwrap();
+    let seconds = (stamp(log.len() - 1) - stamp(0)) as f64 / 1e9;
+    let size = agent(["size", &journal, "--keep", "1h", "--json"]).fine().json();
+    let number = |name: &str| size[name].as_f64().unwrap_or_else(|| panic!("{name}: {size}"));
+    let payload = log.iter().map(|line| line["sectors"].as_f64().unwrap() * 512.0).sum::<f64>();
+    assert!(number("used") > payload && number("used") < 2.0 * payload + 1e6, "{size}");
+    assert!((number("bytes_per_second") - number("used") / seconds).abs() < 1.0, "{size}");
+    assert!(number("needed") > number("bytes_per_second") * 3600.0, "{size}");
+    assert!(number("needed") < number("bytes_per_second") * 3600.0 + number("bytes"), "{size}");
+    let lasts = number("free") / number("bytes_per_second");
+    assert!((number("lasts_seconds") - lasts).abs() < 1.0, "{size}");
+    let text = agent(["size", &journal, "--keep", "1d"]).fine().stdout;
+    assert!(text.contains("free for entries") && text.contains("of every write need"), "{text}");
+    agent(["size", &journal, "--keep", "soon"]).failed(2, &[]);
+}

@@ -59,6 +59,9 @@ bench: system-packages
 	@tools/system-packages.sh nbdkit:nbdkit fio:fio
 	$(CARGO) build $(RELEASE) --quiet --package nbd --examples
 	$(CARGO) run $(RELEASE) --quiet --package nbd --example request_speed -- build
+	@tools/system-packages.sh libnbd-bin:nbdinfo
+	$(CARGO) build $(RELEASE) --quiet --package host-agent --bins --examples
+	$(CARGO) run $(RELEASE) --quiet --package host-agent --example image_speed -- build
 
 # The agent killed at 50 random moments of a replay; CI runs fewer.
 kill-test: system-packages

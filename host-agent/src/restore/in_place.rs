@@ -24,6 +24,9 @@ struct Printed<'a> {
     discarded: u64,
 }
 
+const INTERRUPTED: &str =
+    "primary may be brought back in part: the same command again finishes it, --undo takes it back";
+
 /// Runs the command; `at`: `None` with `--undo`.
 pub fn run(arguments: &Restore, at: Option<Moment>) -> Result<(), Error> {
     let Some(primary) = &arguments.backing.primary else {
@@ -50,6 +53,10 @@ pub fn run(arguments: &Restore, at: Option<Moment>) -> Result<(), Error> {
     progress.finish_and_clear();
     let done = done.map_err(|error| match error {
         journal::Error::Discards { .. } => Error::JournalHint(error, "--force does it all the same"),
+        // Whatever failed on the way: nothing is lost, and both directions are open.
+        journal::Error::Io { .. } | journal::Error::Corrupt { .. } | journal::Error::Stopped { .. } => {
+            Error::JournalHint(error, INTERRUPTED)
+        }
         other => hinted(other),
     })?;
     journal.close()?;

@@ -252,7 +252,7 @@ fn note_row(descriptor: &EntryHeader, descriptor_at: u64) -> NoteRow {
         kind: descriptor.kind,
         port: descriptor.port,
         status: descriptor.status,
-        reserved: [0; 7],
+        span: [0; 7],
     }
 }
 

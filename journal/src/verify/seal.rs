@@ -117,7 +117,7 @@ impl Expected {
             kind: d.kind,
             port: d.port,
             status: d.status,
-            reserved: [0; 7],
+            span: [0; 7],
         });
     }
 
@@ -135,7 +135,7 @@ impl Expected {
                     kind: header.kind,
                     port: header.port,
                     status: row.status,
-                    reserved: [0; 7],
+                    span: [0; 7],
                 });
             }
         }

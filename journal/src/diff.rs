@@ -2,11 +2,11 @@
 
 use crate::error::Error;
 use crate::history::{self, MissingSpan, Span, Wanted};
-use crate::image::check_known;
 use crate::moment::Moment;
 use crate::payloads::Payloads;
 use crate::pit_map::{PitMap, Prefer};
 use crate::reader::JournalReader;
+use crate::windows;
 use layout::entry::Rollback;
 use std::collections::BTreeMap;
 
@@ -72,8 +72,7 @@ pub fn diff(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Difference, Error> {
     let volume = reader.tables().volume(volume)?.clone();
-    check_known(reader, from)?;
-    check_known(reader, to)?;
+    let (from, to) = (windows::locate(reader, from)?, windows::locate(reader, to)?);
     let head = reader.head();
     let payloads = Payloads::new(reader.shared_storage(), head.journal_id(), head.geometry);
     let span = Span { after: Some(from), until: to, wanted: Wanted::Any };

@@ -80,6 +80,14 @@ pub enum Error {
         /// Records of the call that were taken, from the front.
         appended: usize,
     },
+    /// Merging found no room for what it makes. Nothing was changed.
+    #[error("{file}: no room to merge: {segments} free segments are not enough for one window")]
+    MergeRoom {
+        /// The file.
+        file: String,
+        /// Segments that could be had.
+        segments: usize,
+    },
     /// A record that was handed in is not what it should be. Nothing of the call was taken.
     #[error("record {index} of port {port} refused: {what}")]
     BadRecord {
@@ -111,6 +119,20 @@ pub enum Error {
     /// A moment was asked for that the journal knows nothing of.
     #[error("no such moment: {0}")]
     NoMoment(String),
+    /// A moment was asked for that lies inside a window that has been merged.
+    #[error("no such moment: {asked} lies inside a window that was merged, from {} to {}; the nearest moments are order:{earlier} and order:{later}", crate::moment::rfc3339(*from), crate::moment::rfc3339(*to))]
+    Merged {
+        /// The moment as it was asked for.
+        asked: String,
+        /// Stamp behind which the window begins, ns.
+        from: u64,
+        /// Stamp of its end, ns.
+        to: u64,
+        /// The nearest order before that is a moment.
+        earlier: u64,
+        /// The nearest one behind.
+        later: u64,
+    },
     /// The image would be made across a gap in the journal.
     #[error("entries of port {port} between {from} and {to} are missing ({reason}); {}", good(*earlier, *from, *to))]
     Gap {

@@ -10,13 +10,13 @@ use crate::geometry::Geometry;
 use crate::storage::{self, Storage};
 use crate::tables::Tables;
 use layout::journal_file::{
-    magic, role, Note, Superblock, TablesHeader, BLOCK_BYTES, MAXIMUM_SEGMENT_BYTES, MINIMUM_SEGMENTS,
-    MINIMUM_SEGMENT_BYTES, NOTE_OFFSETS, SUPERBLOCK_OFFSETS, TABLES_OFFSET,
+    features, magic, role, Note, Portion, Superblock, TablesHeader, BLOCK_BYTES, MAXIMUM_SEGMENT_BYTES,
+    MINIMUM_SEGMENTS, MINIMUM_SEGMENT_BYTES, NOTE_OFFSETS, SUPERBLOCK_OFFSETS, TABLES_OFFSET,
 };
 use zerocopy::FromBytes;
 
 /// Features that this program can read and write.
-const FEATURES: u64 = 0;
+pub(crate) const FEATURES: u64 = features::MERGED;
 
 /// What the front of a file says.
 #[derive(Clone, Debug)]
@@ -44,6 +44,30 @@ impl Head {
     /// The received portion's oldest segment.
     pub fn first_sequence(&self) -> u64 {
         self.superblock.portions[0].first_sequence.get()
+    }
+
+    /// Is the segment with that sequence one of a merged portion?
+    pub fn is_merged(&self, portion: usize, sequence: u64) -> bool {
+        self.superblock.portions.get(portion).is_some_and(|p| {
+            p.role == role::MERGED && (p.first_sequence.get()..p.end_sequence.get()).contains(&sequence)
+        })
+    }
+
+    /// The portions that are in use, the oldest part of the history first, each with its index.
+    pub fn portions(&self) -> impl Iterator<Item = (usize, &Portion)> {
+        self.superblock.portions.iter().enumerate().rev().filter(|(_, portion)| portion.role != role::FREE)
+    }
+
+    /// Where the history begins: order and stamp of the last entry that is no longer part of it; zeroes: it is whole.
+    pub fn history_begins(&self) -> (u64, u64) {
+        self.portions().next().map_or((0, 0), |(_, oldest)| {
+            (oldest.from_order.get().saturating_sub(1), oldest.after_timestamp.get())
+        })
+    }
+
+    /// First order of the received portion; lower ones have been merged.
+    pub fn history_begins_received(&self) -> u64 {
+        self.superblock.portions[0].from_order.get()
     }
 
     /// Reads and checks the front of a file.
@@ -214,7 +238,16 @@ fn check_superblock(file: &str, s: &Superblock, actual: u64) -> Result<Geometry,
         && g.segments_offset == TABLES_OFFSET + 2 * g.table_bytes
         && end == Some(g.file_bytes)
         && s.portions[0].role == role::RECEIVED
-        && s.portions[0].first_sequence.get() > 0;
+        && s.portions[0].first_sequence.get() > 0
+        && s.portions[1..].iter().enumerate().all(|(index, portion)| match portion.role {
+            role::FREE => true,
+            role::MERGED => {
+                usize::from(portion.level) == index + 1
+                    && portion.first_sequence.get() > 0
+                    && portion.first_sequence <= portion.end_sequence
+            }
+            _ => false,
+        });
     if !sane {
         return Err(Error::corrupt(
             file,

@@ -19,6 +19,7 @@ use crate::pit_map::{Extent, PitMap, Prefer};
 use crate::reader::JournalReader;
 use crate::record::takes_order;
 use crate::tables::Volume;
+use crate::windows;
 use layout::entry::{Encoding, Kind};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -114,7 +115,7 @@ impl Image {
     ) -> Result<Self, Error> {
         let volume = reader.tables().volume(volume)?.clone();
         let (backing_name, file) = open_backing(backing, &volume)?;
-        check_known(&reader, at)?;
+        let at = windows::locate(&reader, at)?;
         let head = reader.head();
         let payloads = Payloads::new(reader.shared_storage(), head.journal_id(), head.geometry);
         let (span, prefer) = match backing {
@@ -128,7 +129,7 @@ impl Image {
             Prefer::First => found.after,
             Prefer::Last => found.until,
         };
-        let gaps = check_gaps(&found, at, timestamp, prefer, allow_gaps)?;
+        let gaps = check_gaps(&found, at, timestamp, prefer, volume.base.1, allow_gaps)?;
         if let Some(order) = found.without_image {
             return Err(without_image(order, prefer));
         }
@@ -379,23 +380,6 @@ fn without_image(order: u64, prefer: Prefer) -> Error {
     })
 }
 
-/// Does the journal know of the moment?
-pub(crate) fn check_known(reader: &JournalReader, at: Moment) -> Result<(), Error> {
-    let summary = reader.summary();
-    let known = summary.delivered.max(summary.timestamp);
-    match at {
-        Moment::Order(order) if order > summary.order => Err(Error::NoMoment(format!(
-            "order:{order}; the journal's last entry is order:{}",
-            summary.order
-        ))),
-        Moment::Timestamp(stamp) if stamp > known => Err(Error::NoMoment(format!(
-            "{at}; the journal knows of nothing after {}; `end` is its last state",
-            rfc3339(known)
-        ))),
-        _ => Ok(()),
-    }
-}
-
 /// Over a base a gap spoils what comes after it, until the volume has been compared with primary; over
 /// primary it spoils what comes before (DESIGN §3.6).
 fn check_gaps(
@@ -403,6 +387,7 @@ fn check_gaps(
     at: Moment,
     timestamp: u64,
     prefer: Prefer,
+    base: u64,
     allowed: bool,
 ) -> Result<Vec<MissingSpan>, Error> {
     let moment = match at {
@@ -420,7 +405,8 @@ fn check_gaps(
         .gaps
         .iter()
         .filter(|gap| match prefer {
-            Prefer::Last => gap.from < moment && !closed(gap),
+            // What the base is newer than it lacks nothing of.
+            Prefer::Last => gap.from < moment && gap.to > base && !closed(gap),
             Prefer::First => gap.to > moment,
         })
         .cloned()

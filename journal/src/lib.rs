@@ -12,6 +12,7 @@
 //! | [`diff`] | what was written between two moments |
 //! | [`resync`] | after an unclean stop: journals what primary has and the journal doesn't know of |
 //! | [`rollback`] | brings primary back in place, journaled, so that it can be undone |
+//! | [`merge`] | windows become one entry per location; what is no longer kept is given up |
 //! | [`restore`] | writes such an image into a file or a device |
 //!
 //! The file's format is in `docs/formats.md`, its structs in [`layout::journal_file`]. Why it is so:
@@ -27,6 +28,7 @@ mod geometry;
 mod head;
 mod history;
 pub mod image;
+pub mod merge;
 mod moment;
 mod open;
 pub mod order;
@@ -46,6 +48,7 @@ mod table_changes;
 mod tables;
 pub mod verify;
 mod walk;
+mod windows;
 mod writer;
 
 pub use error::Error;

@@ -81,14 +81,14 @@ impl Journal {
         // What a killed owner wrote may be in the page cache only, and would be taken for durable.
         storage::sync(&*storage)?;
         let mut head = Head::load(&*storage)?;
-        if head.superblock.features_write.get() != 0 {
+        if head.superblock.features_write.get() & !head::FEATURES != 0 {
             let what = format!("journal with features {:#x} for writing", head.superblock.features_write);
             return Err(Error::Version { file: storage.name().into(), what });
         }
         let directory = Directory::load(&*storage, &head)?;
         let found = find_end(&*storage, &head, &directory)?;
         let repaired = repair(&*storage, &mut head)?;
-        cut(&*storage, &head, &found.ending)?;
+        cut(&*storage, &head, &found.ending, &directory.unfinished)?;
         let mut journal = Self::resume(storage, head, directory, found, repaired)?;
         journal.ports_closed = ports_closed;
         journal.begin_session(writer)
@@ -262,18 +262,10 @@ fn repair(storage: &dyn Storage, head: &mut Head) -> Result<Vec<String>, Error> 
 
 /// Destroys what doesn't belong to the chain, durably, before anything is written after it: what was
 /// cut off once can't be found again.
-fn cut(storage: &dyn Storage, head: &Head, ending: &Ending) -> Result<(), Error> {
+fn cut(storage: &dyn Storage, head: &Head, ending: &Ending, unfinished: &[u32]) -> Result<(), Error> {
     // From the back, so that a crash in between leaves no segment that seems to continue the chain.
-    for slot in ending.dropped.iter().rev() {
-        let free = SegmentHeader {
-            prefix: block::prefix(magic::SEGMENT),
-            journal_id: head.journal_id(),
-            slot: (*slot).into(),
-            role: role::FREE,
-            ..SegmentHeader::new_zeroed()
-        };
-        storage::write_all(storage, &header_block(&free).0, head.geometry.segment_offset(*slot))?;
-    }
+    let slots: Vec<u32> = ending.dropped.iter().rev().chain(unfinished).copied().collect();
+    scrub(storage, head, &slots)?;
     let mut remnants = ending.stale.clone();
     if let (Some(place), false) = (&ending.place, ending.sealed) {
         remnants.extend(ending.torn.map(|torn| torn.offset));
@@ -288,10 +280,25 @@ fn cut(storage: &dyn Storage, head: &Head, ending: &Ending) -> Result<(), Error>
     for offset in &remnants {
         storage::write_all(storage, &Block::ZERO.0, *offset)?;
     }
-    if ending.dropped.is_empty() && remnants.is_empty() {
+    if ending.dropped.is_empty() && unfinished.is_empty() && remnants.is_empty() {
         return Ok(());
     }
     storage::sync(storage)
+}
+
+/// Makes segments free ones, in that order, without making it durable.
+pub(crate) fn scrub(storage: &dyn Storage, head: &Head, slots: &[u32]) -> Result<(), Error> {
+    for slot in slots {
+        let free = SegmentHeader {
+            prefix: block::prefix(magic::SEGMENT),
+            journal_id: head.journal_id(),
+            slot: (*slot).into(),
+            role: role::FREE,
+            ..SegmentHeader::new_zeroed()
+        };
+        storage::write_all(storage, &header_block(&free).0, head.geometry.segment_offset(*slot))?;
+    }
+    Ok(())
 }
 
 /// Writes an empty journal. The superblock comes last: without it there is no journal.

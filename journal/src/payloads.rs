@@ -205,6 +205,7 @@ impl Payloads {
         Ok(SegmentBatches {
             used: Use {
                 journal_id: self.journal_id,
+                portion: header.portion,
                 segment_sequence: header.sequence.get(),
                 session: header.session.get(),
             },

@@ -71,6 +71,8 @@ pub struct JournalReader {
     /// The last batch; `None`: it is damaged, and everything that can be found belongs to the journal.
     last_batch: Option<u64>,
     end: Position,
+    /// Of each port: its arbiter, and its delivered watermark at the end.
+    ports: Vec<(u8, u16, u64)>,
 }
 
 impl JournalReader {
@@ -129,7 +131,12 @@ impl JournalReader {
             damaged_copies,
             damage,
         };
-        Ok(Self { storage, head, directory, summary, last_batch, end })
+        let ports = chain
+            .ports
+            .values()
+            .map(|state| (state.port, state.arbiter.get(), state.delivered.get()))
+            .collect();
+        Ok(Self { storage, head, directory, summary, last_batch, end, ports })
     }
 
     /// What it says of itself.
@@ -164,6 +171,11 @@ impl JournalReader {
             .places
             .get(self.end.at)
             .map_or(self.end.offset, |place| self.segment_offset(place.slot))
+    }
+
+    /// Of each port: its arbiter, and its delivered watermark, ns.
+    pub fn port_states(&self) -> impl Iterator<Item = (u8, u16, u64)> + '_ {
+        self.ports.iter().copied()
     }
 
     /// Segments that entries may not take.
@@ -228,13 +240,15 @@ impl JournalReader {
         &self.head.tables
     }
 
-    /// Every record in journal order: entries, completions, gaps, markers.
+    /// Every record of the received portion in journal order: entries, completions, gaps, markers.
     ///
     /// Where a batch is damaged there is one error, and then what follows it.
     pub fn records(&self) -> Records<'_> {
         let walk = Walk::new(&*self.storage, &self.head, &self.directory, 0, u64::MAX);
+        let received = &self.head.superblock.portions[0];
         Records {
             walk,
+            begins: (received.from_order.get(), received.after_timestamp.get()),
             last_batch: self.last_batch,
             ready: VecDeque::new(),
             finished: self.last_batch == Some(0),
@@ -267,6 +281,8 @@ impl JournalReader {
 /// See [`JournalReader::records`].
 pub struct Records<'a> {
     walk: Walk<'a>,
+    /// First order, and the stamp behind which the received portion begins.
+    begins: (u64, u64),
     last_batch: Option<u64>,
     ready: VecDeque<StoredRecord>,
     finished: bool,
@@ -286,7 +302,13 @@ impl Iterator for Records<'_> {
             match self.walk.step() {
                 Ok(Some(Step::Batch(batch, _))) => {
                     self.finished = self.last_batch.is_some_and(|last| batch.header.sequence.get() >= last);
-                    self.ready.extend(batch.records());
+                    let (from, after) = self.begins;
+                    // What has been merged is no longer part of the received portion.
+                    let is_part = |record: &StoredRecord| match record.order {
+                        Some(order) => order >= from,
+                        None => record.kind == Kind::Completion || record.header.timestamp.get() > after,
+                    };
+                    self.ready.extend(batch.records().into_iter().filter(is_part));
                 }
                 Ok(Some(Step::Damage(error))) => return Some(Err(error)),
                 Ok(Some(Step::Segment(_))) => {}

@@ -70,7 +70,7 @@ pub(crate) enum Found {
 
 /// Which use of which place a batch has to be of: places are used again, and what stood there before
 /// must not be taken for what stands there now.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Use {
     pub journal_id: [u8; 16],
     pub portion: u8,

@@ -119,6 +119,12 @@ pub enum Error {
     /// A moment was asked for that the journal knows nothing of.
     #[error("no such moment: {0}")]
     NoMoment(String),
+    /// What was being read has been given up for room.
+    #[error("{file}: the image was revoked: the schedule had given up what it needs, and writes needed the room. Open it again, or a later moment")]
+    Revoked {
+        /// The journal.
+        file: String,
+    },
     /// A moment was asked for that lies inside a window that has been merged.
     #[error("no such moment: {asked} lies inside a window that was merged, from {} to {}; the nearest moments are order:{earlier} and order:{later}", crate::moment::rfc3339(*from), crate::moment::rfc3339(*to))]
     Merged {

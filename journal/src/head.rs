@@ -96,6 +96,12 @@ impl Head {
         })
     }
 
+    /// Does the file still have the superblock that this was read from?
+    pub fn is_current(&self, storage: &dyn Storage) -> Result<bool, Error> {
+        let (now, _, _) = load_superblock(storage)?;
+        Ok(now.generation == self.superblock.generation)
+    }
+
     /// Changes the superblock, durably.
     pub fn write_superblock(&mut self, storage: &dyn Storage) -> Result<(), Error> {
         self.superblock.generation = (self.superblock.generation.get() + 1).into();

@@ -116,8 +116,7 @@ impl Image {
         let volume = reader.tables().volume(volume)?.clone();
         let (backing_name, file) = open_backing(backing, &volume)?;
         let at = windows::locate(&reader, at)?;
-        let head = reader.head();
-        let payloads = Payloads::new(reader.shared_storage(), head.journal_id(), head.geometry);
+        let payloads = Payloads::new(&reader);
         let (span, prefer) = match backing {
             Backing::Primary(_) => {
                 (Span { after: Some(at), until: Moment::End, wanted: Wanted::Before }, Prefer::First)
@@ -296,7 +295,7 @@ impl Image {
         let Some(follower) = &self.follower else { return Ok(false) };
         // One at a time: whoever waits here finds what the other has taken up, and needs it too.
         let mut follower = follower.lock().unwrap_or_else(PoisonError::into_inner);
-        let news = follower.batches()?;
+        let news = follower.batches(&self.payloads)?;
         let mut since = self.since.write().unwrap_or_else(PoisonError::into_inner);
         for batch in &news {
             self.take_up(batch, &mut since)?;

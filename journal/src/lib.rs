@@ -33,6 +33,7 @@ mod moment;
 mod open;
 pub mod order;
 mod payloads;
+mod pin;
 mod pit_map;
 mod reader;
 mod record;

@@ -5,6 +5,7 @@ use crate::error::Error;
 use crate::gather::Gather;
 use crate::geometry::Geometry;
 use crate::head::{self, Head};
+use crate::pin;
 use crate::record_check;
 use crate::segment::{header_block, Indexed, OpenSegment};
 use crate::storage::{self, FileStorage, Storage};
@@ -112,6 +113,7 @@ impl Journal {
         let mut free = directory.free;
         free.extend_from_slice(&found.ending.dropped);
         free.sort_unstable();
+        let (pinned, free) = free.into_iter().partition(|slot| pin::is_pinned(&*storage, &head, *slot));
         let previous = match (found.chain.batch, found.ended) {
             (0, _) => PreviousEnd::First,
             (_, true) => PreviousEnd::Clean,
@@ -125,6 +127,7 @@ impl Journal {
             head,
             table_bytes,
             free,
+            pinned,
             segment: found.segment.unwrap_or_else(|| OpenSegment::new(nothing, SegmentHeader::new_zeroed())),
             chain: found.chain,
             gather: Gather::default(),
@@ -139,6 +142,7 @@ impl Journal {
         // Everything that was found was synced before it was read.
         journal.durable_batch = journal.chain.batch;
         if let Some(previous_digest) = found.next_after {
+            journal.revoke_if_short(Claim::Settling);
             let (slot, sequence) = (journal.next_free(Claim::Settling, 0)?, journal.segment.sequence() + 1);
             journal.take_segment(slot, sequence, previous_digest)?;
         }

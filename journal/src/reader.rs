@@ -4,6 +4,7 @@ use crate::batch::{block_crc_count, check_payload};
 use crate::error::Error;
 use crate::head::Head;
 use crate::open::tail_segment;
+use crate::pin;
 use crate::record::{takes_order, Entry, StoredRecord};
 use crate::storage::{self, FileStorage, Storage};
 use crate::tables::Tables;
@@ -14,6 +15,9 @@ use layout::journal_file::{batch_flags, Note};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
+
+/// How often a reader looks again while the owner changes the journal under it: it does so seconds apart.
+const ATTEMPTS: u32 = 16;
 
 /// The end of a journal that was being written when the writer stopped. Nothing of it had been
 /// reported durable.
@@ -83,9 +87,7 @@ impl JournalReader {
 
     /// Opens the journal in `storage`.
     pub fn open_on(storage: Arc<dyn Storage>) -> Result<Self, Error> {
-        // The notes are read first: what they claim was there before anything that is read later.
-        let head = Head::load(&*storage)?;
-        let directory = Directory::load(&*storage, &head)?;
+        let (head, directory) = Self::snapshot(&*storage)?;
         let mut walk = Walk::new(
             &*storage,
             &head,
@@ -94,7 +96,9 @@ impl JournalReader {
             head.note.batch.get() + 1,
         );
         let mut chain = Chain::default();
-        let (mut ended, mut torn, mut damage, mut used) = (true, None, None, directory.places.len());
+        let merged: usize = directory.merged.iter().map(Vec::len).sum();
+        let (mut ended, mut torn, mut damage) = (true, None, None);
+        let mut used = directory.places.len() + merged;
         while let Some(step) = walk.step()? {
             match step {
                 Step::Segment(_) => {}
@@ -137,6 +141,22 @@ impl JournalReader {
             .map(|state| (state.port, state.arbiter.get(), state.delivered.get()))
             .collect();
         Ok(Self { storage, head, directory, summary, last_batch, end, ports })
+    }
+
+    /// What the journal consists of, pinned: merging by its owner takes nothing of it away any more.
+    fn snapshot(storage: &dyn Storage) -> Result<(Head, Directory), Error> {
+        let mut attempts = 0;
+        loop {
+            // The notes are read first: what they claim was there before anything that is read later.
+            let head = Head::load(storage)?;
+            let directory = Directory::load(storage, &head)?;
+            pin::all(storage, &head, &directory)?;
+            // Only what the owner gave up before the pins were there can be gone, and then the superblock says so.
+            attempts += 1;
+            if head.is_current(storage)? || attempts == ATTEMPTS {
+                return Ok((head, directory));
+            }
+        }
     }
 
     /// What it says of itself.

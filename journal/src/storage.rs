@@ -1,6 +1,7 @@
 //! Where a journal's bytes lie: a file or block device, or in tests a memory that fails on demand.
 
 use crate::error::Error;
+use crate::pin;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -24,6 +25,14 @@ pub trait Storage: Send + Sync {
     /// Hints that these bytes, written before, may start on their way to the device, so that a
     /// later [`Storage::sync`] finds less to do. Promises nothing, and can't fail.
     fn start_writeback(&self, _offset: u64, _bytes: u64) {}
+    /// Pins the segment that begins at `offset` for as long as this storage is open.
+    fn pin(&self, _offset: u64) -> io::Result<()> {
+        Ok(())
+    }
+    /// Has somebody else pinned the segment that begins at `offset`?
+    fn is_pinned(&self, _offset: u64) -> bool {
+        false
+    }
     /// Writes, and returns when this write is durable. Says nothing of other writes.
     fn write_durable_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
         let written = self.write_at(bytes, offset)?;
@@ -130,6 +139,14 @@ impl Storage for FileStorage {
         unsafe {
             libc::sync_file_range(self.file.as_raw_fd(), offset, bytes, libc::SYNC_FILE_RANGE_WRITE);
         }
+    }
+
+    fn pin(&self, offset: u64) -> io::Result<()> {
+        pin::share(&self.file, offset)
+    }
+
+    fn is_pinned(&self, offset: u64) -> bool {
+        pin::is_shared(&self.file, offset)
     }
 
     fn write_durable_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {

@@ -43,8 +43,7 @@ pub(crate) fn all(reader: &JournalReader) -> Result<Vec<Window>, Error> {
 impl Window {
     /// First order, stamps of first and last entry.
     fn contents(&self, reader: &JournalReader) -> Result<MergedWindow, Error> {
-        let head = reader.head();
-        let payloads = Payloads::new(reader.shared_storage(), head.journal_id(), head.geometry);
+        let payloads = Payloads::new(reader);
         let record = payloads.record(self.record.0, self.record.1)?;
         let payload = payloads.whole(&record)?;
         MergedWindow::read_from_prefix(&payload).map(|(window, _)| window).map_err(|_| {

@@ -8,10 +8,18 @@
 mod faulty_storage;
 mod world;
 
+use faulty_storage::FaultyStorage;
+use journal::image::{Backing, Image};
 use journal::merge::MergeOptions;
-use journal::{Error, Level, Moment, Schedule};
-use layout::entry::Kind;
-use rand::Rng;
+use journal::{
+    CreateOptions, Delivered, Error, Journal, JournalReader, Level, Moment, OwnedRecord, Port, PortKind,
+    Schedule, Volume,
+};
+use layout::entry::{flags, EntryHeader, Journaled, Kind, Updated};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use std::path::Path;
+use std::sync::Arc;
 use world::{each_seed, World, SECTORS};
 
 /// A schedule that has something to do in a history of some 100 µs.
@@ -43,7 +51,10 @@ fn check_moment(world: &mut World, at: Moment, count: usize) -> Result<(), Error
             let image = world.open(volume, at, false)?;
             let expected = world.assumed(volume, count);
             world.check(&image, &expected);
-            check_doubt(world, &image, volume, count);
+            // After a crash answers may be lost that the model knows of.
+            if !world.plain {
+                check_doubt(world, &image, volume, count);
+            }
         }
     }
     Ok(())
@@ -113,16 +124,32 @@ fn check_history(world: &mut World, schedule: &Schedule) {
     }
 }
 
+/// A name for a moment that is there now.
+fn bookmark(world: &mut World, named: &mut Vec<usize>) {
+    let count = world.rng.random_range(0..=world.writes.len());
+    let stamp = count.checked_sub(1).map_or(0, |last| world.writes[last].stamp);
+    let shared: Arc<dyn journal::Storage> = world.storage.clone();
+    world.journal().sync().unwrap();
+    let there = JournalReader::open_on(shared).unwrap().entry_at(Moment::Order(count as u64));
+    if there.is_ok() && world.rng.random_bool(0.5) {
+        let name = format!("{}", named.len());
+        world.journal().add_bookmark(&name, count as u64, stamp).unwrap();
+        named.push(count);
+    }
+}
+
 #[test]
 fn what_was_merged_is_what_the_model_says() {
     each_seed(400_000, 1000, |seed| {
         let mut world = World::new(seed);
         let schedule = schedule(&mut world);
         world.journal().set_schedule(&schedule).unwrap();
+        let mut named = Vec::new();
         for _ in 0..world.rng.random_range(1..6) {
             for _ in 0..world.rng.random_range(5..60) {
                 world.step();
             }
+            bookmark(&mut world, &mut named);
             let before = world.journal().space();
             let merged = world.journal().merge(MergeOptions::default(), &mut |_| {}).unwrap();
             let after = world.journal().space();
@@ -133,6 +160,323 @@ fn what_was_merged_is_what_the_model_says() {
             let again = world.journal().merge(MergeOptions::default(), &mut |_| {}).unwrap();
             assert_eq!(again.steps, 0, "all that was due was done");
             check_history(&mut world, &schedule);
+            for count in named.clone() {
+                check_moment(&mut world, Moment::Order(count as u64), count).unwrap();
+            }
         }
     });
+}
+
+/// One run of ingest and merging; it ends where the storage crashes. Every answer is *updated*, so that what is not
+/// durable changes nothing about what is.
+fn ingest_and_merge(seed: u64, kind: Kind, crash: Option<usize>) -> (World, usize, bool) {
+    let mut world = World::of_kind(ChaCha8Rng::seed_from_u64(seed), kind);
+    world.certain = true;
+    world.plain = true;
+    if let Some(crash) = crash {
+        world.storage.crash_at(world.storage.operations() + crash);
+    }
+    let mut durable = 0;
+    let mut run = || -> Result<(), Error> {
+        world.journal().set_schedule(&"all:4us,2us:9us,8us:1h".parse().unwrap())?;
+        for round in 0..4 {
+            for _ in 0..12 {
+                world.try_step()?;
+            }
+            world.journal().sync()?;
+            durable = world.writes.len();
+            if round == 1 {
+                let stamp = world.stamp;
+                world.journal().add_bookmark("here", durable as u64, stamp)?;
+            }
+            world.journal().merge(MergeOptions::default(), &mut |_| {})?;
+        }
+        Ok(())
+    };
+    let whole = run().is_ok();
+    (world, durable, whole)
+}
+
+/// Whatever the crash left: it opens, all that was promised durable is there, and merging goes on.
+fn recover(world: &mut World, image: Vec<u8>, durable: usize, what: &str) {
+    world.storage = Arc::new(FaultyStorage::from_image(image));
+    world.journal = None;
+    let shared: Arc<dyn journal::Storage> = world.storage.clone();
+    let mut journal = Journal::open_on(shared, "recovery").unwrap_or_else(|error| panic!("{what}: {error}"));
+    let end = journal.end().order as usize;
+    assert!(end >= durable, "{what}: {end} of {durable}");
+    for turn in 0..2 {
+        for count in 0..=end {
+            match check_moment(world, Moment::Order(count as u64), count) {
+                Ok(()) => {}
+                Err(Error::Merged { earlier, later, .. }) => {
+                    assert!(earlier < count as u64 && (count as u64) < later, "{what}");
+                    check_moment(world, Moment::Order(earlier), earlier as usize).unwrap();
+                    check_moment(world, Moment::Order(later), later as usize).unwrap();
+                }
+                Err(error) => panic!("{what}: order:{count}: {error}"),
+            }
+        }
+        if turn == 0 {
+            let all = journal.space().free;
+            journal
+                .merge(MergeOptions::default(), &mut |_| {})
+                .unwrap_or_else(|error| panic!("{what}: {error}"));
+            assert!(journal.space().free + 8 > all, "{what}: segments were lost");
+        }
+    }
+}
+
+#[test]
+fn a_crash_at_any_write_of_merging_loses_nothing() {
+    let seed = world::number("CHRONO_SEED", 77);
+    // All of them: every write torn at every sector, every power failure.
+    let every = world::number("CHRONO_EVERY", 0) > 0;
+    for (which, kind) in [Kind::After, Kind::Before, Kind::Both].into_iter().enumerate() {
+        let (whole, _, done) = ingest_and_merge(seed, kind, None);
+        assert!(done);
+        let operations = whole.storage.operations();
+        println!("{kind}: CHRONO_SEED={seed}, {operations} writes and syncs");
+        let mut luck = ChaCha8Rng::seed_from_u64(seed);
+        let first = if every { 0 } else { luck.random_range(0..5) };
+        for crash in (first..operations).step_by(if every { 1 } else { 5 }) {
+            let (mut world, durable, done) = ingest_and_merge(seed, kind, Some(crash));
+            if done {
+                break;
+            }
+            let crashed = world.storage.clone();
+            let what = format!("seed {seed}, {kind}, killed in operation {crash}");
+            recover(&mut world, crashed.image(), durable, &what);
+            let what = format!("seed {seed}, {kind}, power failed in operation {crash}");
+            recover(&mut world, crashed.image_after_power_failure(&mut luck), durable, &what);
+            let mut sectors = if every { 0 } else { which };
+            while let Some(torn) = crashed.image_torn(sectors) {
+                let what = format!("seed {seed}, {kind}, write {crash} torn after {sectors} sectors");
+                recover(&mut world, torn, durable, &what);
+                sectors += if every { 1 } else { 40 };
+            }
+        }
+    }
+}
+
+/// EIO and ENOSPC at every write and sync of merging: the owner says so, and nothing is lost.
+#[test]
+fn a_failing_write_of_merging_loses_nothing() {
+    let seed = world::number("CHRONO_SEED", 78);
+    for at in 0..400 {
+        let mut world = World::of_kind(ChaCha8Rng::seed_from_u64(seed), Kind::Both);
+        (world.certain, world.plain) = (true, true);
+        world.journal().set_schedule(&"all:4us,2us:1h".parse().unwrap()).unwrap();
+        for _ in 0..40 {
+            world.step();
+        }
+        let durable = world.journal().sync().unwrap().order as usize;
+        let errno = if at % 2 == 0 { 5 } else { 28 };
+        world.storage.fail_at(world.storage.operations() + at, errno);
+        let merged = world.journal().merge(MergeOptions::default(), &mut |_| {});
+        let Err(error) = merged else {
+            assert!(at > 8, "merging writes more than that");
+            return;
+        };
+        assert!(
+            matches!(&error, Error::Io { source, .. } if source.raw_os_error() == Some(errno)),
+            "{error}"
+        );
+        let image = world.storage.image();
+        recover(&mut world, image, durable, &format!("errno {errno} in operation {at} of merging"));
+    }
+}
+
+/// The owner goes on appending while a step runs beside it.
+#[test]
+fn merging_runs_beside_ingest() {
+    each_seed(500_000, 60, |seed| {
+        let mut world = World::new(seed);
+        let schedule = schedule(&mut world);
+        world.journal().set_schedule(&schedule).unwrap();
+        for _ in 0..4 {
+            for _ in 0..world.rng.random_range(10..80) {
+                world.step();
+            }
+            world.journal().sync().unwrap();
+            let step = world.journal().begin_merge(MergeOptions::default(), 12).unwrap();
+            let outcome = std::thread::scope(|scope| {
+                let running = scope.spawn(|| step.run());
+                for _ in 0..40 {
+                    world.step();
+                }
+                running.join().unwrap()
+            });
+            world.step();
+            match world.journal().finish_merge(outcome) {
+                // One window may be larger than what the step was given.
+                Ok(_) | Err(Error::MergeRoom { .. }) => {}
+                Err(error) => panic!("{error}"),
+            }
+            world.journal().sync().unwrap();
+            let now = world.stamp;
+            for _ in 0..6 {
+                let count = world.rng.random_range(0..=world.writes.len());
+                match check_moment(&mut world, Moment::Order(count as u64), count) {
+                    Ok(()) | Err(Error::Merged { .. }) => {}
+                    Err(error) => panic!("order:{count}, now {now}: {error}"),
+                }
+            }
+        }
+    });
+}
+
+const FREEING: MergeOptions = MergeOptions { short: false, freeing_only: true };
+const VOLUME_SECTORS: u64 = 64;
+
+/// Appends writes of eight sectors, each full of its order.
+fn append(journal: &mut Journal, count: u64) -> Result<(), Error> {
+    for _ in 0..count {
+        let end = journal.end();
+        let order = end.order + 1;
+        let mut header = EntryHeader::new(Kind::After);
+        header.timestamp = (1_700_000_000_000_000_000 + order * 1000).into();
+        header.number = order.into();
+        header.sequence = order.into();
+        header.flags = flags::CLOCK_LOCKED.into();
+        header.set_lba(order * 8 % VOLUME_SECTORS);
+        header.sectors = 8.into();
+        header.volume = 0.into();
+        header.set_status(Journaled::Port, Updated::Updated);
+        let payload: Vec<u8> = order.to_le_bytes().repeat(512);
+        header.seal(&payload);
+        let delivered = Delivered { port: 0, timestamp: header.timestamp.get() };
+        journal.append(&[OwnedRecord { header, payload }.as_record()], &[delivered])?;
+    }
+    journal.sync().map(drop)
+}
+
+/// What the volume holds just after an order.
+fn at_order(order: u64) -> Vec<u8> {
+    let mut image = vec![0; VOLUME_SECTORS as usize * 512];
+    for order in 1..=order {
+        let at = (order * 8 % VOLUME_SECTORS) as usize * 512;
+        image[at..at + 4096].copy_from_slice(&order.to_le_bytes().repeat(512));
+    }
+    image
+}
+
+fn make(directory: &Path, bytes: u64) -> (Journal, std::path::PathBuf) {
+    let options = CreateOptions {
+        bytes: Some(bytes),
+        segment_bytes: Some(64 * 1024),
+        volumes: vec![Volume::aoe(0, 1, 0, VOLUME_SECTORS)],
+        ports: vec![Port { port: 0, kind: PortKind::Card, arbiter: 0, name: "port 0".into() }],
+        writer: "merge".into(),
+    };
+    let mut journal = Journal::create(&directory.join("journal"), &options).unwrap();
+    journal.set_schedule(&"all:20us,64us:1h".parse().unwrap()).unwrap();
+    let base = directory.join("base");
+    std::fs::write(&base, vec![0; VOLUME_SECTORS as usize * 512]).unwrap();
+    (journal, base)
+}
+
+/// An image that is open while its writes are merged away goes on being what it is: the segments are pinned. Only
+/// when writes would have to stop it is revoked, and then it says so and never shows anything else.
+#[test]
+fn open_images_are_pinned_and_revoked_before_writes_stop() {
+    let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+    let (mut journal, base) = make(directory.path(), 2 << 20);
+    append(&mut journal, 150).unwrap();
+    let path = directory.path().join("journal");
+    let open = |order| {
+        let reader = JournalReader::open(&path).unwrap();
+        Image::open(reader, "1.0", Moment::Order(order), Backing::Base(&base), false, &mut |_, _| {})
+    };
+    let orders = [17, 65, 101, 102];
+    let images: Vec<Image> = orders.iter().map(|order| open(*order).unwrap()).collect();
+    let merged = journal.merge(MergeOptions::default(), &mut |_| {}).unwrap();
+    assert!(merged.segments_freed > 4, "{merged:?}");
+    let gone = orders.iter().find(|order| open(**order).is_err());
+    assert!(gone.is_some(), "at least one of them lies inside a window");
+    let free = journal.space().free;
+    let check = |image: &Image, order: u64| -> Result<(), Error> {
+        let mut read = vec![0; VOLUME_SECTORS as usize * 512];
+        image.read_at(&mut read, 0)?;
+        assert!(read == at_order(order), "order:{order}");
+        Ok(())
+    };
+    // Until there is no other room they are what they were, whatever is written and merged meanwhile.
+    let (mut revoked, mut rounds) = (0, 0);
+    while revoked < images.len() && rounds < 400 {
+        rounds += 1;
+        append(&mut journal, 5).unwrap();
+        if rounds % 8 == 0 {
+            journal.merge(FREEING, &mut |_| {}).unwrap();
+        }
+        revoked = 0;
+        for (image, order) in images.iter().zip(orders) {
+            match check(image, order) {
+                Ok(()) => {}
+                Err(Error::Revoked { .. }) => revoked += 1,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        if rounds < 4 {
+            assert_eq!(revoked, 0, "there is room: {free} segments were free");
+        }
+        if rounds == 4 {
+            // What nobody reads is free at once.
+            assert!(journal.space().free > 0);
+        }
+    }
+    assert_eq!(revoked, images.len(), "writes went on for {rounds} rounds, and the images had to go");
+    drop(images);
+    // The pins went with them.
+    append(&mut journal, 5).unwrap();
+    let end = journal.end().order;
+    let image = open(end).unwrap();
+    check(&image, end).unwrap();
+}
+
+/// A reader that opens while the owner merges and writes finds a whole journal, whichever moment it hits.
+#[test]
+fn readers_open_while_the_owner_merges() {
+    let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+    let (mut journal, base) = make(directory.path(), 8 << 20);
+    append(&mut journal, 40).unwrap();
+    let path = directory.path().join("journal");
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let opened = std::thread::scope(|scope| {
+        let reading = scope.spawn(|| {
+            let mut opened = 0;
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                let reader = JournalReader::open(&path).unwrap();
+                assert_eq!(reader.summary().damage, None);
+                let order = reader.summary().order;
+                let image = Image::open(
+                    reader,
+                    "1.0",
+                    Moment::Order(order),
+                    Backing::Base(&base),
+                    false,
+                    &mut |_, _| {},
+                )
+                .unwrap();
+                let mut read = vec![0; VOLUME_SECTORS as usize * 512];
+                image.read_at(&mut read, 0).unwrap();
+                assert!(read == at_order(order), "order:{order}");
+                opened += 1;
+            }
+            opened
+        });
+        let mut write = || {
+            for _ in 0..300 {
+                append(&mut journal, 7)?;
+                journal.merge(FREEING, &mut |_| {})?;
+            }
+            Ok::<(), Error>(())
+        };
+        let written = write();
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        let opened = reading.join().unwrap();
+        written.unwrap();
+        opened
+    });
+    assert!(opened > 20, "{opened}");
 }

@@ -6,7 +6,9 @@
 
 use crate::history::{mark, Write};
 use crate::pit_map::{Extent, PitMap, Prefer};
-use layout::entry::Kind;
+use layout::entry::{EntryHeader, Kind};
+use layout::journal_file::IndexRow;
+use layout::SECTOR_BYTES;
 
 /// Most sectors of a merged entry: large enough that headers don't matter, small enough to be read as a whole.
 const MOST_SECTORS: u64 = 128;
@@ -48,6 +50,16 @@ impl Combined {
     /// The extents of a half.
     pub fn extents(&self, half: Half) -> &[Extent] {
         &self.extents[half.first..half.first + half.count]
+    }
+
+    /// Bytes that the pieces take as records and in the index, paddings included.
+    pub fn bytes(&self) -> u64 {
+        let each = |piece: &Piece| {
+            let images = u64::from(piece.before.is_some()) + u64::from(piece.after.is_some());
+            let payload = if piece.zero { 0 } else { images * piece.sectors * SECTOR_BYTES as u64 };
+            payload + (size_of::<EntryHeader>() + size_of::<IndexRow>()) as u64 + payload / 1024
+        };
+        self.pieces.iter().map(each).sum()
     }
 
     /// Combines writes that were read with `Wanted::Each`.

@@ -36,7 +36,7 @@ use zerocopy::FromZeros;
 pub struct MergeOptions {
     /// Room is short: what the schedule allows to shrink then is due earlier.
     pub short: bool,
-    /// Only where a segment becomes free by it.
+    /// Only where more segments become free than are written: as much is due later, and more will have been merged.
     pub freeing_only: bool,
 }
 
@@ -149,6 +149,7 @@ impl Journal {
     /// What is to be merged has to be durable.
     pub fn begin_merge(&mut self, options: MergeOptions, most: usize) -> Result<MergeStep, Error> {
         self.check_running()?;
+        self.free_unpinned();
         let geometry = &self.head.geometry;
         let others = (geometry.reserved_completions + geometry.reserved_rollback) as usize;
         let most = most.min(self.free.len().saturating_sub(others));
@@ -181,11 +182,6 @@ impl Journal {
             }
         };
         Ok(merged)
-    }
-
-    fn give_back(&mut self, slots: Vec<u32>) {
-        self.free.extend(slots);
-        self.free.sort_unstable();
     }
 
     fn apply(&mut self, change: Change) -> Result<(), Error> {
@@ -221,7 +217,8 @@ impl Journal {
         // newer copy, or the older, and the segments of both are whole.
         let written = self.head.write_superblock(&*self.storage);
         self.stop_on_error(written)?;
-        self.give_back(change.freed);
+        self.pinned.extend(change.freed);
+        self.free_unpinned();
         Ok(())
     }
 }

@@ -5,8 +5,8 @@ use crate::error::Error;
 use crate::history::{self, PartSource};
 use crate::reader::JournalReader;
 use crate::record::{OwnedRecord, StoredRecord};
-use layout::entry::{flags, Gap, Kind};
-use layout::journal_file::{port_flags, MergedWindow};
+use layout::entry::{flags, Kind};
+use layout::journal_file::{port_flags, MergedWindow, BLOCK_BYTES};
 use std::collections::BTreeSet;
 use zerocopy::FromBytes;
 
@@ -47,6 +47,8 @@ pub(super) struct Pass {
     pub last_order: u64,
     pub entries: u64,
     pub bytes: u64,
+    /// What the heads of the windows' batches may take.
+    batches: u64,
 }
 
 /// Divides stamps into windows.
@@ -224,7 +226,10 @@ impl Taking<'_> {
             self.pass.until = window.to;
             self.pass.last_order = window.last_order;
             self.pass.windows.push(window);
-            self.full |= self.pass.bytes >= self.limits.bytes || self.pass.entries >= self.limits.entries;
+            // A window begins a batch.
+            self.pass.batches += BLOCK_BYTES as u64;
+            let bytes = self.pass.bytes + self.pass.batches;
+            self.full |= bytes >= self.limits.bytes || self.pass.entries >= self.limits.entries;
         }
     }
 
@@ -259,10 +264,4 @@ pub(super) fn apply_gaps(windows: &mut [Window], gaps: &[history::MissingSpan]) 
         let touched = gaps.iter().filter(|gap| gap.from < window.to && gap.to > window.from);
         window.incomplete.extend(touched.map(|gap| gap.port));
     }
-}
-
-/// The span of a gap's record; `None`: it makes no sense.
-pub(super) fn gap_of(record: &OwnedRecord) -> Option<(u64, u64)> {
-    let (gap, _) = Gap::read_from_prefix(&record.payload).ok()?;
-    Some((gap.from_timestamp.get(), record.header.timestamp.get()))
 }

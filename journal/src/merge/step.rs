@@ -7,7 +7,7 @@ use super::output::{ChainEnd, Identity, Output};
 use super::pass::{apply_gaps, pass, Grid, Limits, Pass, Window};
 use super::{Change, MergeOptions, MergeOutcome, MergeStep, Merged, Target};
 use crate::error::Error;
-use crate::history::{self, Found, PartSource, Span, Wanted, Write};
+use crate::history::{self, PartSource, Span, Wanted, Write};
 use crate::moment::Moment;
 use crate::payloads::Payloads;
 use crate::reader::JournalReader;
@@ -15,7 +15,7 @@ use crate::record::Record;
 use crate::tables::Volume;
 use crate::walk;
 use layout::entry::{flags, Encoding, EntryHeader, Journaled, Kind, Updated};
-use layout::journal_file::{port_flags, MergedWindow, PortState, SealHeader};
+use layout::journal_file::{port_flags, MergedWindow, PortState, SealHeader, BLOCK_BYTES};
 use layout::SECTOR_BYTES;
 use std::sync::Arc;
 use zerocopy::{FromZeros, IntoBytes};
@@ -85,8 +85,7 @@ impl Work {
         if options.freeing_only && freed.is_empty() {
             return Ok(None);
         }
-        let payloads =
-            Payloads::new(reader.shared_storage(), reader.head().journal_id(), reader.head().geometry);
+        let payloads = Payloads::new(reader);
         let volumes = &reader.tables().volumes;
         let span = Span {
             after: Some(Moment::Order(first_order.saturating_sub(1))),
@@ -97,6 +96,11 @@ impl Work {
         if let Some(any) = found.first() {
             apply_gaps(&mut taken.windows, &any.gaps);
         }
+        let by_window: Vec<ByWindow> =
+            found.into_iter().map(|found| ByWindow::of(found.writes, &taken.windows)).collect();
+        if options.freeing_only && freed.len() as u64 <= segments_needed(reader, &taken, &by_window) {
+            return Ok(None);
+        }
         let mut merged = Merged {
             windows: taken.windows.len() as u64,
             entries_in: taken.entries,
@@ -104,7 +108,7 @@ impl Work {
             segments_freed: freed.len() as u64,
             ..Merged::default()
         };
-        let end_sequence = self.write(reader, target, &taken, found, &payloads, &mut merged)?;
+        let end_sequence = self.write(reader, target, &taken, by_window, &payloads, &mut merged)?;
         let change = Change {
             source: due.source,
             first_sequence,
@@ -121,7 +125,7 @@ impl Work {
         reader: &JournalReader,
         target: usize,
         taken: &Pass,
-        found: Vec<Found>,
+        writes: Vec<ByWindow>,
         payloads: &Payloads,
         merged: &mut Merged,
     ) -> Result<u64, Error> {
@@ -143,7 +147,7 @@ impl Work {
             payloads,
             volumes: &reader.tables().volumes,
             windows: &taken.windows,
-            writes: found.into_iter().map(|found| ByWindow::of(found.writes, &taken.windows)).collect(),
+            writes,
             output,
             merged,
         };
@@ -201,6 +205,20 @@ fn given_up(
     }
     let portion = &reader.head().superblock.portions[source];
     Ok((portion.first_sequence.get() + freed.len() as u64, freed))
+}
+
+/// Segments that the merged windows will take, rounded up.
+fn segments_needed(reader: &JournalReader, taken: &Pass, writes: &[ByWindow]) -> u64 {
+    let block = BLOCK_BYTES as u64;
+    let window = |index: usize| -> u64 {
+        let pieces: u64 = writes.iter().map(|writes| Combined::of(writes.window(index)).bytes()).sum();
+        // Head of a batch, port table, the window's record, and padding.
+        (pieces + block).next_multiple_of(block)
+    };
+    let bytes: u64 = (0..taken.windows.len()).map(window).sum();
+    let kept: usize = taken.kept.iter().map(|record| record.payload.len() + BLOCK_BYTES).sum();
+    let overhead = 3 * block + reader.head().geometry.table_bytes;
+    (bytes + kept as u64).div_ceil(reader.segment_bytes() - overhead)
 }
 
 /// Where the chain of a merged portion ends.

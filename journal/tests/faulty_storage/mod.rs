@@ -66,6 +66,22 @@ impl FaultyStorage {
         self.0.lock().unwrap().written.clone()
     }
 
+    /// What a process sees when the last write stopped after so many of its sectors; `None`: it has fewer.
+    pub fn image_torn(&self, sectors: usize) -> Option<Vec<u8>> {
+        let state = self.0.lock().unwrap();
+        let (last, earlier) = state.unsynced.split_last()?;
+        let kept = sectors * SECTOR;
+        if kept >= last.1.len() {
+            return None;
+        }
+        let mut image = state.durable.clone();
+        for (offset, bytes) in earlier {
+            image[*offset..offset + bytes.len()].copy_from_slice(bytes);
+        }
+        image[last.0..last.0 + kept].copy_from_slice(&last.1[..kept]);
+        Some(image)
+    }
+
     /// What the device holds after the power failed: of the writes that were not synced any may be
     /// there or not, and any of their sectors.
     pub fn image_after_power_failure(&self, rng: &mut impl Rng) -> Vec<u8> {

@@ -56,6 +56,8 @@ pub struct World {
     pub kind: Kind,
     /// Every answer says what became of the write.
     pub certain: bool,
+    /// Every write is executed, and every answer says so.
+    pub plain: bool,
     pub journal: Option<Journal>,
     pub storage: Arc<FaultyStorage>,
     pub stamp: u64,
@@ -123,6 +125,7 @@ impl World {
             rng,
             kind,
             certain: false,
+            plain: false,
             journal,
             storage,
             stamp: 1_700_000_000_000_000_000,
@@ -154,23 +157,27 @@ impl World {
         header
     }
 
-    pub fn append(&mut self, header: EntryHeader, payload: Vec<u8>) {
+    pub fn append(&mut self, header: EntryHeader, payload: Vec<u8>) -> Result<(), Error> {
         let record = OwnedRecord { header, payload };
         let delivered: Vec<_> = (0..PORTS).map(|port| Delivered { port, timestamp: self.stamp }).collect();
-        self.journal().append(&[record.as_record()], &delivered).unwrap();
+        self.journal().append(&[record.as_record()], &delivered).map(drop)
     }
 
     /// One write, or one answer, or a moment of the owner's.
     pub fn step(&mut self) {
+        self.try_step().unwrap();
+    }
+
+    pub fn try_step(&mut self) -> Result<(), Error> {
         match self.rng.random_range(0..10) {
-            0 => self.journal().flush().unwrap(),
-            1 => drop(self.journal().sync().unwrap()),
-            2..=5 if !self.unanswered.is_empty() => self.answer(),
+            0 => self.journal().flush(),
+            1 => self.journal().sync().map(drop),
+            2..=5 if !self.unanswered.is_empty() => self.try_answer(),
             _ => self.write(),
         }
     }
 
-    pub fn write(&mut self) {
+    fn write(&mut self) -> Result<(), Error> {
         let volume = self.rng.random_range(0..2);
         let sectors = self.rng.random_range(1..=17u64);
         let lba = self.rng.random_range(0..SECTORS[volume] - sectors + 1);
@@ -180,7 +187,7 @@ impl World {
         };
         // The interlock: nothing overlaps what has no answer.
         if self.unanswered.iter().any(|(_, _, index)| overlaps(&self.writes[*index])) {
-            return self.answer();
+            return self.try_answer();
         }
         self.number += 1;
         let port = self.rng.random_range(0..PORTS);
@@ -205,18 +212,19 @@ impl World {
             payload.clear();
         }
         header.seal(&payload);
-        self.append(header, payload);
         self.unanswered.push((port, self.number, self.writes.len()));
         let (stamp, status, executed) = (self.stamp, Updated::Pending, false);
         self.writes.push(Write { volume, lba, data, stamp, status, executed });
+        self.append(header, payload)?;
         if self.kind != Kind::After {
             // Policy `journal`: durable before it is forwarded.
-            self.journal().sync().unwrap();
+            self.journal().sync()?;
         }
         // The target may execute it long before it answers.
         if self.rng.random_bool(0.5) {
             self.execute(self.writes.len() - 1);
         }
+        Ok(())
     }
 
     pub fn execute(&mut self, index: usize) {
@@ -228,11 +236,16 @@ impl World {
     }
 
     pub fn answer(&mut self) {
+        self.try_answer().unwrap();
+    }
+
+    fn try_answer(&mut self) -> Result<(), Error> {
         let at = self.rng.random_range(0..self.unanswered.len());
         let (port, number, index) = self.unanswered.swap_remove(at);
         let mut header = self.header(Kind::Completion, port, number);
         let executed = self.writes[index].executed;
         let status = match self.rng.random_range(0..8) {
+            _ if self.plain => Updated::Updated,
             0 if !executed => Updated::Refused,
             1 if !executed => Updated::Cancelled,
             2 if !self.certain => Updated::Unknown,
@@ -244,7 +257,7 @@ impl World {
         self.writes[index].status = status;
         header.set_status(Journaled::Pending, status);
         header.seal(&[]);
-        self.append(header, Vec::new());
+        self.append(header, Vec::new())
     }
 
     /// The volume after the first `count` entries, made of those that `counts`.

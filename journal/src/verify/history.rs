@@ -44,22 +44,12 @@ pub(super) struct History {
     gaps: BTreeMap<u8, Vec<(u64, u64)>>,
     /// By port, rising. What is adjacent is one.
     complete: BTreeMap<u8, Vec<Complete>>,
-    /// Sectors of volumes whose size is known.
+    /// Sectors of volumes that were resized.
     sizes: BTreeMap<u16, u64>,
     reaches: Vec<Reach>,
 }
 
 impl History {
-    /// Nothing of the history has been given up: volumes begin with the size in their row.
-    pub fn new(front: &Front) -> Self {
-        let oldest = portions::oldest(&front.superblock);
-        let mut history = Self::default();
-        if oldest.after_timestamp.get() == 0 && oldest.from_order.get() <= 1 {
-            history.sizes = front.tables.volumes.iter().map(|(i, row)| (*i, row.sectors.get())).collect();
-        }
-        history
-    }
-
     /// A record of the received portion. `order`: of the last entry, itself included. What is wrong with it.
     pub fn received(
         &mut self,
@@ -83,7 +73,7 @@ impl History {
                     )];
                 }
             }
-            Kind::Gap | Kind::Marker if !merged => return self.outside(record, kind, payload, report),
+            Kind::Gap | Kind::Marker if !merged => return self.outside(record, kind, payload, front, report),
             _ => {}
         }
         Vec::new()
@@ -95,6 +85,7 @@ impl History {
         record: &EntryHeader,
         kind: Kind,
         payload: &[u8],
+        front: &Front,
         report: &mut Report,
     ) -> Vec<String> {
         if kind == Kind::Gap {
@@ -109,13 +100,17 @@ impl History {
             return Vec::new();
         }
         let Ok((resize, _)) = Resize::read_from_prefix(payload) else { return Vec::new() };
-        let volume = record.volume.get();
-        let known = self.sizes.insert(volume, resize.after.get());
-        match known.filter(|known| *known != resize.before.get()) {
-            Some(known) => {
-                vec![format!("volume {volume} is resized from {} sectors, and it has {known}", resize.before)]
-            }
-            None => Vec::new(),
+        let (volume, before, after) = (record.volume.get(), resize.before.get(), resize.after.get());
+        // The row says what the volume had where history begins. It goes ahead of a marker that is about to be
+        // given up.
+        let row = front.tables.volumes.get(&volume).map(|row| row.sectors.get());
+        let fits = match self.sizes.insert(volume, after) {
+            Some(known) => known == before,
+            None => row == Some(before) || row == Some(after),
+        };
+        match fits {
+            true => Vec::new(),
+            false => vec![format!("volume {volume} is resized from {before} sectors, which it never had")],
         }
     }
 

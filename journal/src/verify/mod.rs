@@ -7,6 +7,7 @@ mod batch;
 mod chain;
 mod front;
 mod history;
+mod image;
 mod merged;
 mod portions;
 mod seal;
@@ -19,6 +20,7 @@ mod window;
 use crate::error::Error;
 use crate::storage::{FileStorage, Storage};
 use batch::Parts;
+pub use image::{compare, image, image_on, ImageReport, Naive, Source as SectorSource};
 use layout::journal_file::BatchHeader;
 use std::path::Path;
 
@@ -133,7 +135,7 @@ fn prove(
     let mut segments = slots::find(&source, &front, &mut report)?;
     let total = segments.iter().map(|portion| portion.len() as u64).sum::<u64>() * front.segment_bytes();
     let mut progress = |done: u64| progress(done.min(total), total);
-    let mut history = history::History::new(&front);
+    let mut history = history::History::default();
     for (index, _) in portions::merged_oldest_first(&front.superblock) {
         let segments = std::mem::take(&mut segments[index]);
         merged::check(&source, &front, index, &segments, &mut history, &mut report, &mut progress, visit)?;

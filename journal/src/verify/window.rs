@@ -53,13 +53,15 @@ pub(super) struct Windows {
     timestamp: u64,
     current: Option<Window>,
     session: u64,
-    /// Batches were skipped: what follows may belong to a window that began in them.
+    /// What comes before isn't there: what follows may belong to a window that began in it.
     unsure: bool,
     pub reach: Reach,
 }
 
 impl Windows {
     pub fn new(index: usize, portion: Portion) -> Self {
+        // The segment that comes first may begin in the midst of a window that was given up.
+        let unsure = portion.first_sequence.get() > 1;
         Self {
             index,
             portion,
@@ -68,7 +70,7 @@ impl Windows {
             timestamp: 0,
             current: None,
             session: 0,
-            unsure: false,
+            unsure,
             reach: Reach { index, ..Reach::default() },
         }
     }
@@ -172,7 +174,7 @@ impl Windows {
             }
             if stamp > self.portion.after_timestamp.get() {
                 self.reach.timestamp = self.reach.timestamp.max(stamp);
-                wrong.extend(history.outside(record, *kind, payload, report));
+                wrong.extend(history.outside(record, *kind, payload, front, report));
             }
         }
     }
@@ -203,6 +205,9 @@ impl Windows {
                             wrong.push(format!("a {kind} outside of a window"));
                         }
                         self.take_up(header, parts);
+                        if self.is_part() && !self.reach.damaged {
+                            wrong.push("its window begins in a segment that was given up".into());
+                        }
                     }
                     let part = self.is_part();
                     if let Some(window) = self.current.as_mut() {

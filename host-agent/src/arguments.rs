@@ -161,14 +161,36 @@ What stands in a line:
 
 /// `verify`.
 #[derive(Debug, Args)]
+#[command(after_long_help = VERIFY_EXAMPLES)]
 pub struct Verify {
     /// The journal
     #[arg(value_name = "JOURNAL")]
     pub journal: PathBuf,
+    /// Prove an image too: of this moment, made once more by code of its own from everything in the journal, and
+    /// compared byte for byte with what restore and image give. WHEN: order:N, RFC 3339, -15m, bookmark:NAME, end
+    #[arg(long, value_name = "WHEN", allow_hyphen_values = true, requires = "volume")]
+    pub image: Option<When>,
+    /// The volume of the image, shelf.slot
+    #[arg(long, value_name = "VOLUME", requires = "image")]
+    pub volume: Option<String>,
+    /// The base that the image is made over; it is only read
+    #[arg(long, value_name = "IMG", requires = "image", conflicts_with = "primary")]
+    pub base: Option<PathBuf>,
+    /// The primary storage that the image is made over; it is only read, and nobody may write meanwhile
+    #[arg(long, value_name = "IMG", requires = "image")]
+    pub primary: Option<PathBuf>,
     /// Print the result as one JSON object
     #[arg(long)]
     pub json: bool,
 }
+
+const VERIFY_EXAMPLES: &str = "\
+Examples:
+  host-agent verify j
+  host-agent verify j --image order:1234 --volume 1.0 --base base.img
+  host-agent verify j --image bookmark:monday --volume 1.0 --primary disk.img --json
+
+Exit code 1: the journal is damaged, or the image is not what it should be; where, is printed.";
 
 /// `restore`.
 #[derive(Debug, Args)]

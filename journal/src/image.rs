@@ -9,6 +9,7 @@
 //! **Over a base** every entry up to the moment counts that may have been executed, and the last one of
 //! a location gives its after-image.
 
+use crate::base;
 use crate::batch::Batch;
 use crate::error::Error;
 use crate::follow::Follower;
@@ -99,6 +100,8 @@ pub struct Image {
     payloads: Payloads,
     backing: File,
     backing_name: String,
+    /// Sees a base go on under the image.
+    watch: Option<base::Watch>,
     facts: ImageFacts,
 }
 
@@ -129,13 +132,19 @@ impl Image {
             Prefer::Last => found.until,
         };
         let gaps = check_gaps(&found, at, timestamp, prefer, allow_gaps)?;
+        let (mut order, mut timestamp, mut watch) = (order, timestamp, None);
+        if prefer == Prefer::Last {
+            let (position, found_watch) = base::position(&reader, &volume, backing.path())?;
+            position.check(&volume, at)?;
+            // What the base has already: no matter whether the journal has it too, and in which form.
+            found.writes.retain(|write| write.order() > position.order.0);
+            let without = found.writes.iter().filter(|write| write.marks() & mark::NO_IMAGE != 0);
+            found.without_image = without.map(history::Write::order).min();
+            (order, timestamp) = (order, timestamp).max(position.rolling);
+            watch = found_watch;
+        }
         if let Some(order) = found.without_image {
             return Err(without_image(order, prefer));
-        }
-        if prefer == Prefer::Last {
-            check_base(&volume, order)?;
-            // What the base has already.
-            found.writes.retain(|write| write.order() > volume.base.0);
         }
         let entries = found.writes.len() as u64;
         let map = PitMap::build(std::mem::take(&mut found.writes), prefer);
@@ -153,7 +162,7 @@ impl Image {
         };
         let follower = (prefer == Prefer::First).then(|| Mutex::new(Follower::new(reader)));
         let since = RwLock::new(BTreeMap::new());
-        Ok(Self { volume, map, since, follower, payloads, backing: file, backing_name, facts })
+        Ok(Self { volume, map, since, follower, payloads, backing: file, backing_name, watch, facts })
     }
 
     /// What it is made of, when it was opened.
@@ -200,7 +209,11 @@ impl Image {
                 }
             }
         }
-        if backed.is_empty() || !self.follow()? {
+        if backed.is_empty() {
+            return Ok(());
+        }
+        self.confirm()?;
+        if !self.follow()? {
             return Ok(());
         }
         // What has been redirected since may have been read too late.
@@ -212,6 +225,15 @@ impl Image {
             }
         }
         Ok(())
+    }
+
+    /// Has everything that was read from the base so far been right? Reading asks by itself; whoever leaves
+    /// holes of the base out asks at the end.
+    pub(crate) fn confirm(&self) -> Result<(), Error> {
+        match &self.watch {
+            Some(watch) => watch.check(&self.volume, Moment::Order(self.facts.order)),
+            None => Ok(()),
+        }
     }
 
     /// The runs that a range consists of, in order.
@@ -435,19 +457,6 @@ fn check_gaps(
         }),
         _ => Ok(crossed),
     }
-}
-
-/// The base holds every entry up to its position: an earlier moment can't be made from it.
-fn check_base(volume: &Volume, order: u64) -> Result<(), Error> {
-    let (position, timestamp) = volume.base;
-    if order < position {
-        return Err(Error::NoMoment(format!(
-            "the base of volume {} stands at order:{position} ({}), after the moment",
-            volume.name(),
-            rfc3339(timestamp)
-        )));
-    }
-    Ok(())
 }
 
 /// Opens primary or base, which has to have the volume's size.

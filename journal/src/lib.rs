@@ -9,6 +9,7 @@
 //! | [`JournalReader`] | reads beside the owner |
 //! | [`verify`] | proves a file from nothing but itself; shares no code with the owner but `layout` |
 //! | [`image`] | a volume as it was at a moment: a map of pointers over primary or a base, no copy |
+//! | [`base`] | images that after-images are applied to: made, checked, rolled on |
 //! | [`diff`] | what was written between two moments |
 //! | [`resync`] | after an unclean stop: journals what primary has and the journal doesn't know of |
 //! | [`rollback`] | brings primary back in place, journaled, so that it can be undone |
@@ -17,6 +18,7 @@
 //! The file's format is in `docs/formats.md`, its structs in [`layout::journal_file`]. Why it is so:
 //! `docs/decisions/0010-*` and following.
 
+pub mod base;
 mod batch;
 mod block;
 pub mod diff;

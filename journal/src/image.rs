@@ -9,6 +9,7 @@
 //! **Over a base** every entry up to the moment counts that may have been executed, and the last one of
 //! a location gives its after-image.
 
+use crate::backing;
 use crate::base;
 use crate::batch::Batch;
 use crate::error::Error;
@@ -23,7 +24,6 @@ use crate::tables::Volume;
 use layout::entry::{Encoding, Kind};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError, RwLock};
 
@@ -201,10 +201,7 @@ impl Image {
                 Some(extent) => self.read_extent(&extent, piece.range(offset), buffer, offset)?,
                 None => {
                     let part = &mut buffer[piece.range(offset)];
-                    self.backing.read_exact_at(part, piece.from).map_err(|e| {
-                        let action = format!("reading {} bytes at offset {}", part.len(), piece.from);
-                        Error::io(&self.backing_name, action, e)
-                    })?;
+                    backing::read(&self.backing, &self.backing_name, part, piece.from)?;
                     backed.push(piece);
                 }
             }
@@ -227,9 +224,8 @@ impl Image {
         Ok(())
     }
 
-    /// Has everything that was read from the base so far been right? Reading asks by itself; whoever leaves
-    /// holes of the base out asks at the end.
-    pub(crate) fn confirm(&self) -> Result<(), Error> {
+    /// Has everything that was read from the base so far been right?
+    fn confirm(&self) -> Result<(), Error> {
         match &self.watch {
             Some(watch) => watch.check(&self.volume, Moment::Order(self.facts.order)),
             None => Ok(()),
@@ -466,10 +462,9 @@ pub(crate) fn open_backing(backing: Backing<'_>, volume: &Volume) -> Result<(Str
         Backing::Primary(_) => "primary",
         Backing::Base(_) => "base",
     };
-    let file = File::open(backing.path()).map_err(|e| Error::io(&name, format!("opening the {what}"), e))?;
-    // Seeking finds a block device's end too.
-    let bytes = rustix::fs::seek(&file, rustix::fs::SeekFrom::End(0))
-        .map_err(|e| Error::io(&name, format!("asking for the {what}'s size"), e.into()))?;
+    let file = backing::open(backing.path(), what)?;
+    let bytes =
+        backing::size(&file).map_err(|e| Error::io(&name, format!("asking for the {what}'s size"), e))?;
     if bytes != volume.bytes() {
         return Err(Error::Base {
             file: name,
@@ -490,6 +485,10 @@ pub(crate) fn next_data(file: &File, at: u64, total: u64) -> std::io::Result<(u6
     use rustix::fs::{seek, SeekFrom};
     let start = match seek(file, SeekFrom::Data(at)) {
         Ok(start) => start.min(total),
+        // Behind the last data, or behind the end of a file that was cut: that is no hole.
+        Err(rustix::io::Errno::NXIO) if backing::size(file)? < total => {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
         Err(rustix::io::Errno::NXIO) => return Ok((total, total)),
         Err(rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP) => return Ok((at, total)),
         Err(e) => return Err(e.into()),
@@ -505,8 +504,18 @@ pub(crate) fn next_data(file: &File, at: u64, total: u64) -> std::io::Result<(u6
 impl Image {
     /// The next range of the backing that is not a hole, from `at` on; empty at the end.
     pub(crate) fn next_data(&self, at: u64) -> Result<(u64, u64), Error> {
-        next_data(&self.backing, at, self.bytes())
-            .map_err(|e| Error::io(&self.backing_name, "looking for data", e))
+        next_data(&self.backing, at, self.bytes()).map_err(|e| match e.kind() {
+            std::io::ErrorKind::UnexpectedEof => {
+                backing::cut_short(&self.backing, &self.backing_name, "looking for data")
+            }
+            _ => Error::io(&self.backing_name, "looking for data", e),
+        })
+    }
+
+    /// After leaving holes out: was the backing whole all the time, and has a base not gone on?
+    pub(crate) fn confirm_whole(&self) -> Result<(), Error> {
+        backing::check_size(&self.backing, &self.backing_name, self.bytes())?;
+        self.confirm()
     }
 
     /// Does the backing stay as it is?

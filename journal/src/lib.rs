@@ -18,6 +18,7 @@
 //! The file's format is in `docs/formats.md`, its structs in [`layout::journal_file`]. Why it is so:
 //! `docs/decisions/0010-*` and following.
 
+mod backing;
 pub mod base;
 mod batch;
 mod block;
@@ -56,6 +57,6 @@ pub use moment::{rfc3339, span_nanoseconds, span_text, Moment, When};
 pub use reader::{Entries, JournalReader, Records, Summary, TornTail};
 pub use record::{takes_order, Delivered, Entry, Location, OwnedRecord, Record, StoredRecord};
 pub use schedule::{Level, Schedule};
-pub use storage::{FileStorage, Storage};
+pub use storage::{FileStorage, Io, Storage};
 pub use tables::{Address, Bookmark, NamedImage, Port, PortKind, Source, SourceIdentity, Tables, Volume};
 pub use writer::{ArbiterEnd, CreateOptions, Durable, End, Journal, Opened, PreviousEnd, Space};

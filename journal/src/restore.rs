@@ -151,7 +151,7 @@ fn write(
         progress(Progress { stage: Stage::Writing, done: at, total });
     }
     // Holes of a base were left out without reading them.
-    image.confirm()
+    image.confirm_whole()
 }
 
 /// Where the image goes.

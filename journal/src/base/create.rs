@@ -8,6 +8,7 @@
 
 use super::check::{check, stranger, Position};
 use super::{at, label, refuse_special};
+use crate::backing;
 use crate::error::Error;
 use crate::image::{next_data, open_backing, Backing};
 use crate::moment::Moment;
@@ -22,7 +23,6 @@ use layout::journal_file::{role, technique, Portion, Superblock};
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -263,21 +263,24 @@ impl BaseCopy {
         let mut at = 0;
         while at < total {
             // A hole that is written behind our back is written by an entry that counts.
-            let (from, to) = next_data(&self.primary, at, total)
-                .map_err(|e| Error::io(&self.primary_name, "looking for data", e))?;
+            let (from, to) = next_data(&self.primary, at, total).map_err(|e| match e.kind() {
+                io::ErrorKind::UnexpectedEof => {
+                    backing::cut_short(&self.primary, &self.primary_name, "looking for data")
+                }
+                _ => Error::io(&self.primary_name, "looking for data", e),
+            })?;
             let mut from = from;
             while from < to {
                 let piece = &mut buffer[..PIECE_BYTES.min(to - from) as usize];
-                self.primary.read_exact_at(piece, from).map_err(|e| {
-                    let action = format!("reading {} bytes of primary at offset {from}", piece.len());
-                    Error::io(&self.primary_name, action, e)
-                })?;
+                backing::read(&self.primary, &self.primary_name, piece, from)?;
                 out.fill(piece, from)?;
                 from += piece.len() as u64;
                 progress(from, total);
             }
             at = to;
         }
+        // Where there were holes nothing was read.
+        backing::check_size(&self.primary, &self.primary_name, total)?;
         let durable = unfinished.file.sync_all();
         durable.map_err(|e| Error::io(&unfinished.name, "making it durable", e))?;
         progress(total, total);

@@ -9,6 +9,7 @@ use layout::journal_file::{magic, BaseLabel, BLOCK_BYTES, NAME_BYTES};
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// What is added to the base's name.
@@ -77,7 +78,8 @@ pub fn rolling(label: &BaseLabel) -> (u64, u64) {
 /// it open can tell a label that has been replaced by its inode.
 pub fn read(path: &Path) -> Result<Option<(BaseLabel, File)>, Error> {
     let name = path.display().to_string();
-    let mut file = match File::open(path) {
+    // Without waiting, whatever it is.
+    let mut file = match OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(Error::io(&name, "opening the base's label", e)),

@@ -1,7 +1,7 @@
 //! The command line, and the help that teaches it.
 
 use crate::error::Error;
-use crate::{bookmark, diff, image, resync, size};
+use crate::{base, bookmark, diff, image, resync, size};
 use clap::{Args, Parser, Subcommand};
 use journal::image::Backing;
 use journal::{JournalReader, Moment, When};
@@ -71,6 +71,9 @@ pub enum Command {
     /// Name moments
     #[command(subcommand)]
     Bookmark(bookmark::Bookmark),
+    /// Make, take over and look at bases
+    #[command(subcommand)]
+    Base(base::Base),
 }
 
 /// `replay`.
@@ -232,8 +235,8 @@ pub struct Restore {
 #[derive(Debug, Args)]
 #[group(required = true, multiple = true)]
 pub struct BackingArguments {
-    /// The volume's image from before the first write; it is only read. Needed unless the journal has
-    /// before-images
+    /// The volume's base (base create, base adopt), or its image from before the first write; it is only read.
+    /// Needed unless the journal has before-images
     #[arg(long, value_name = "IMG")]
     pub base: Option<PathBuf>,
     /// The volume's primary storage, in use or not; it is only read, but for --in-place and --undo
@@ -250,9 +253,17 @@ impl BackingArguments {
             (Some(base), None) => Ok(Backing::Base(base)),
             (Some(base), Some(primary)) => {
                 let (order, _) = reader.entry_at(at)?;
-                let can_undo = reader.tables().volume(volume)?.technique & technique::BEFORE != 0;
-                let fewer_behind = reader.summary().order - order < order;
-                Ok(if can_undo && fewer_behind { Backing::Primary(primary) } else { Backing::Base(base) })
+                let row = reader.tables().volume(volume)?;
+                let can_undo = row.technique & technique::BEFORE != 0;
+                let behind = reader.summary().order - order;
+                let before_the_base = order < row.rolling.0;
+                // What the base has already needn't be read from the journal.
+                let fewer_behind = behind < order.saturating_sub(row.base.0);
+                Ok(if can_undo && (fewer_behind || before_the_base) {
+                    Backing::Primary(primary)
+                } else {
+                    Backing::Base(base)
+                })
             }
             (None, None) => Err(Error::Misuse("give --base or --primary".into())),
         }

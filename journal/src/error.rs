@@ -6,7 +6,7 @@ use std::io;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The operating system refused something.
-    #[error("{file}: {action}: {source}")]
+    #[error("{file}: {action}: {source}{}", advice(source))]
     Io {
         /// The file.
         file: String,
@@ -32,12 +32,12 @@ pub enum Error {
         /// Version or feature that was found.
         what: String,
     },
-    /// The file is shorter than its superblock says.
-    #[error("{file}: truncated: the superblock says {expected} bytes, the file has {actual}")]
+    /// The file is shorter than its superblock says, or than it was when it was opened.
+    #[error("{file}: truncated: it has {actual} bytes, and {expected} or more belong to it; put back what is missing, from the original or a copy")]
     Truncated {
         /// The file.
         file: String,
-        /// Bytes that the superblock says.
+        /// Bytes that the superblock says, or up to where something was to be read.
         expected: u64,
         /// Bytes that are there.
         actual: u64,
@@ -185,6 +185,20 @@ impl Error {
     /// Is it about damage in the file, rather than about what was asked?
     pub fn is_corruption(&self) -> bool {
         matches!(self, Error::Corrupt { .. } | Error::Truncated { .. })
+    }
+}
+
+/// What to do about an error of the operating system, where that isn't plain.
+fn advice(source: &io::Error) -> &'static str {
+    match source.raw_os_error() {
+        Some(libc::EIO | libc::ENODATA | libc::EILSEQ) => {
+            "; the device failed: the kernel's log says more (dmesg), and a copy of what can be read is due"
+        }
+        Some(libc::ENOSPC | libc::EDQUOT) => "; make room there, or take another place",
+        Some(libc::EFBIG) => "; it may not grow so large there (ulimit -f, or the file system's limit)",
+        Some(libc::EROFS) => "; it is mounted read-only, by choice or after an error (dmesg)",
+        Some(libc::EPERM | libc::EACCES) => "; see to its permissions, and whether it has become read-only",
+        _ => "",
     }
 }
 

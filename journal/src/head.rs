@@ -160,6 +160,13 @@ fn write_both(storage: &dyn Storage, offsets: [u64; 2], bytes: &[u8]) -> Result<
     Ok(())
 }
 
+/// Is it the device that can't read what is there? Of what lies in the file twice the other copy serves then,
+/// and the owner writes this one anew, which lets the device put it elsewhere.
+fn is_bad_sector(error: &Error) -> bool {
+    let errno = |source: &std::io::Error| source.raw_os_error();
+    matches!(error, Error::Io { source, .. } if matches!(errno(source), Some(libc::EIO | libc::ENODATA | libc::EILSEQ)))
+}
+
 fn read_block(storage: &dyn Storage, offset: u64) -> Result<Box<Block>, Error> {
     let mut block = Box::new(Block::ZERO);
     storage::read_exact(storage, &mut block.0, offset)?;
@@ -171,8 +178,18 @@ fn load_superblock(storage: &dyn Storage) -> Result<(Superblock, Vec<String>, bo
     let mut damaged = Vec::new();
     let mut faults = Vec::new();
     let mut generations = Vec::new();
+    let mut unreadable = None;
     for offset in SUPERBLOCK_OFFSETS {
-        match block::decode::<Superblock>(&*read_block(storage, offset)?, magic::SUPERBLOCK) {
+        let block = match read_block(storage, offset) {
+            Ok(block) => block,
+            Err(error) if is_bad_sector(&error) => {
+                damaged.push(format!("superblock at offset {offset}: {error}"));
+                unreadable = Some(error);
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        match block::decode::<Superblock>(&block, magic::SUPERBLOCK) {
             Ok(found) => {
                 generations.push(found.generation.get());
                 if best.is_none_or(|best| found.generation.get() > best.generation.get()) {
@@ -186,6 +203,9 @@ fn load_superblock(storage: &dyn Storage) -> Result<(Superblock, Vec<String>, bo
         }
     }
     let file = || storage.name().to_owned();
+    if let (None, Some(error)) = (&best, unreadable) {
+        return Err(error);
+    }
     match best {
         Some(best) => {
             let uneven = generations.len() < 2 || generations[0] != generations[1];
@@ -274,8 +294,18 @@ pub(crate) fn load_notes(
 ) -> Result<(Note, Option<(u64, String)>), Error> {
     let mut best: Option<Note> = None;
     let mut damaged = None;
+    let mut unreadable = None;
     for (which, offset) in NOTE_OFFSETS.into_iter().enumerate() {
-        match block::decode::<Note>(&*read_block(storage, offset)?, magic::NOTE) {
+        let block = match read_block(storage, offset) {
+            Ok(block) => block,
+            Err(error) if is_bad_sector(&error) => {
+                damaged = Some((offset, format!("durability note: {error}")));
+                unreadable = Some(error);
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        match block::decode::<Note>(&block, magic::NOTE) {
             Ok(note) if note.journal_id != superblock.journal_id => {
                 damaged = Some((offset, "durability note of another journal".to_owned()));
             }
@@ -299,6 +329,9 @@ pub(crate) fn load_notes(
     match (best, damaged) {
         (Some(best), damaged) => Ok((best, damaged)),
         (None, damaged) => {
+            if let Some(error) = unreadable {
+                return Err(error);
+            }
             let (offset, what) = damaged.unwrap_or((NOTE_OFFSETS[0], "durability note".into()));
             Err(Error::corrupt(storage.name(), offset, format!("{what}; the other note is damaged too")))
         }
@@ -344,9 +377,18 @@ fn load_tables(
     let mut best: Option<(Tables, u64)> = None;
     let mut last = (TABLES_OFFSET, String::new());
     let mut generations = Vec::new();
+    let mut unreadable = None;
     for copy in 0..2 {
         let offset = TABLES_OFFSET + copy * superblock.table_bytes.get();
-        match load_table_copy(storage, offset, superblock)? {
+        let loaded = match load_table_copy(storage, offset, superblock) {
+            Err(error) if is_bad_sector(&error) => {
+                let what = error.to_string();
+                unreadable = Some(error);
+                Err(what)
+            }
+            loaded => loaded?,
+        };
+        match loaded {
             Ok((tables, generation)) => {
                 generations.push(generation);
                 if best.as_ref().is_none_or(|best| generation > best.1) {
@@ -360,6 +402,9 @@ fn load_tables(
         }
     }
     let Some((tables, generation)) = best else {
+        if let Some(error) = unreadable {
+            return Err(error);
+        }
         let what = format!("tables of volumes and ports: {}; the other copy is damaged too", last.1);
         return Err(Error::corrupt(storage.name(), last.0, what));
     };

@@ -9,6 +9,7 @@
 //! | [`JournalReader`] | reads beside the owner |
 //! | [`verify`] | proves a file from nothing but itself; shares no code with the owner but `layout` |
 //! | [`image`] | a volume as it was at a moment: a map of pointers over primary or a base, no copy |
+//! | [`base`] | images that after-images are applied to: made, checked, rolled on |
 //! | [`diff`] | what was written between two moments |
 //! | [`resync`] | after an unclean stop: journals what primary has and the journal doesn't know of |
 //! | [`rollback`] | brings primary back in place, journaled, so that it can be undone |
@@ -18,6 +19,8 @@
 //! The file's format is in `docs/formats.md`, its structs in [`layout::journal_file`]. Why it is so:
 //! `docs/decisions/0010-*` and following.
 
+mod backing;
+pub mod base;
 mod batch;
 mod block;
 pub mod diff;
@@ -58,6 +61,6 @@ pub use moment::{rfc3339, span_nanoseconds, span_text, Moment, When};
 pub use reader::{Entries, JournalReader, Records, Summary, TornTail};
 pub use record::{takes_order, Delivered, Entry, Location, OwnedRecord, Record, StoredRecord};
 pub use schedule::{Level, Schedule};
-pub use storage::{FileStorage, Storage};
+pub use storage::{FileStorage, Io, Storage};
 pub use tables::{Address, Bookmark, NamedImage, Port, PortKind, Source, SourceIdentity, Tables, Volume};
 pub use writer::{ArbiterEnd, CreateOptions, Durable, End, Journal, Opened, PreviousEnd, Space};

@@ -8,7 +8,7 @@ use crate::head::{self, Head};
 use crate::pin;
 use crate::record_check;
 use crate::segment::{header_block, Indexed, OpenSegment};
-use crate::storage::{self, FileStorage, Storage};
+use crate::storage::{self, FileStorage, Io, Storage};
 use crate::tables::Tables;
 use crate::walk::{self, Directory, Ending, Place, Step, Walk};
 use crate::writer::{arbiter_of, now, Chain, Claim, CreateOptions, Durable, Journal, Opened, PreviousEnd};
@@ -27,10 +27,15 @@ impl Journal {
     ///
     /// The whole size is allocated; the name appears only once the journal is complete.
     pub fn create(path: &Path, options: &CreateOptions) -> Result<Self, Error> {
+        Self::create_with(path, options, Io::default())
+    }
+
+    /// [`Journal::create`], and says how the file is written.
+    pub fn create_with(path: &Path, options: &CreateOptions, io: Io) -> Result<Self, Error> {
         let name = path.display().to_string();
         match std::fs::metadata(path) {
             Ok(metadata) if metadata.file_type().is_block_device() => {
-                let storage = FileStorage::open_owned(path)?;
+                let storage = FileStorage::open_owned_with(path, io)?;
                 check_device_is_blank(&storage)?;
                 return Self::create_on(Arc::new(storage), options);
             }
@@ -39,7 +44,7 @@ impl Journal {
             Err(e) => return Err(Error::io(&name, "looking for it", e)),
         }
         let unfinished = Unfinished::new(path)?;
-        let journal = unfinished.fill(options)?;
+        let journal = unfinished.fill(options, io)?;
         unfinished.publish(path)?;
         Ok(journal)
     }
@@ -60,6 +65,11 @@ impl Journal {
     /// `writer` is the name and version of the program, for the session's record.
     pub fn open(path: &Path, writer: &str) -> Result<Self, Error> {
         Self::open_on(Arc::new(FileStorage::open_owned(path)?), writer)
+    }
+
+    /// [`Journal::open`], and says how the file is written.
+    pub fn open_with_io(path: &Path, writer: &str, io: Io) -> Result<Self, Error> {
+        Self::open_on(Arc::new(FileStorage::open_owned_with(path, io)?), writer)
     }
 
     /// Opens the journal at `path` for work of the owner's own, with no port open: bookmarks, resync,
@@ -136,6 +146,7 @@ impl Journal {
             durable_batch: 0,
             note_generation,
             opened,
+            roll: None,
             ports_closed: false,
             stopped: false,
         };
@@ -409,7 +420,7 @@ impl Unfinished {
         Ok(Self { file, path: temporary, name })
     }
 
-    fn fill(&self, options: &CreateOptions) -> Result<Journal, Error> {
+    fn fill(&self, options: &CreateOptions, io: Io) -> Result<Journal, Error> {
         let bytes = options.bytes.ok_or_else(|| {
             Error::Invalid(format!("{}: the journal's size is needed to make it", self.name))
         })?;
@@ -424,7 +435,7 @@ impl Unfinished {
             segment_bytes: Some(geometry.segment_bytes),
             ..options.clone()
         };
-        Journal::create_on(Arc::new(storage), &options)
+        Journal::create_on(Arc::new(storage.with(io)), &options)
     }
 
     fn publish(self, path: &Path) -> Result<(), Error> {

@@ -23,9 +23,18 @@ pub(crate) struct Window {
 }
 
 /// Every window, in order. Reads the indexes of the merged portions.
-pub(crate) fn all(reader: &JournalReader) -> Result<Vec<Window>, Error> {
+fn all(reader: &JournalReader) -> Result<Vec<Window>, Error> {
+    those_of(reader, |portion| portion > 0)
+}
+
+/// Those of one merged portion, in order.
+pub(crate) fn of_portion(reader: &JournalReader, portion: usize) -> Result<Vec<Window>, Error> {
+    those_of(reader, |index| index == portion)
+}
+
+fn those_of(reader: &JournalReader, wanted: impl Fn(usize) -> bool) -> Result<Vec<Window>, Error> {
     let mut windows = Vec::new();
-    for source in reader.sources()?.iter().filter(|source| source.portion > 0) {
+    for source in reader.sources()?.iter().filter(|source| wanted(source.portion)) {
         let part = source.load(reader)?;
         windows.extend(part.notes.iter().filter(|note| note.kind == Kind::Merged as u8).map(|note| {
             let to = note.timestamp.get();

@@ -131,6 +131,8 @@ pub struct Journal {
     pub(crate) durable_batch: u64,
     pub(crate) note_generation: u64,
     pub(crate) opened: Opened,
+    /// Bases have to be rolled on to this entry, order and stamp, before more is given up.
+    pub(crate) roll: Option<(u64, u64)>,
     /// No port is open: only the owner's own records are appended.
     pub(crate) ports_closed: bool,
     /// A write or sync failed: what is on the disk is not known.

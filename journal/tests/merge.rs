@@ -151,13 +151,13 @@ fn what_was_merged_is_what_the_model_says() {
             }
             bookmark(&mut world, &mut named);
             let before = world.journal().space();
-            let merged = world.journal().merge(MergeOptions::default(), &mut |_| {}).unwrap();
+            let merged = world.journal().merge(&MergeOptions::default(), &mut |_| {}).unwrap();
             let after = world.journal().space();
             assert_eq!(
                 i64::from(before.free) + merged.segments_freed as i64 - merged.segments_written as i64,
                 i64::from(after.free)
             );
-            let again = world.journal().merge(MergeOptions::default(), &mut |_| {}).unwrap();
+            let again = world.journal().merge(&MergeOptions::default(), &mut |_| {}).unwrap();
             assert_eq!(again.steps, 0, "all that was due was done");
             check_history(&mut world, &schedule);
             for count in named.clone() {
@@ -189,7 +189,7 @@ fn ingest_and_merge(seed: u64, kind: Kind, crash: Option<usize>) -> (World, usiz
                 let stamp = world.stamp;
                 world.journal().add_bookmark("here", durable as u64, stamp)?;
             }
-            world.journal().merge(MergeOptions::default(), &mut |_| {})?;
+            world.journal().merge(&MergeOptions::default(), &mut |_| {})?;
         }
         Ok(())
     };
@@ -220,7 +220,7 @@ fn recover(world: &mut World, image: Vec<u8>, durable: usize, what: &str) {
         if turn == 0 {
             let all = journal.space().free;
             journal
-                .merge(MergeOptions::default(), &mut |_| {})
+                .merge(&MergeOptions::default(), &mut |_| {})
                 .unwrap_or_else(|error| panic!("{what}: {error}"));
             assert!(journal.space().free + 8 > all, "{what}: segments were lost");
         }
@@ -273,7 +273,7 @@ fn a_failing_write_of_merging_loses_nothing() {
         let durable = world.journal().sync().unwrap().order as usize;
         let errno = if at % 2 == 0 { 5 } else { 28 };
         world.storage.fail_at(world.storage.operations() + at, errno);
-        let merged = world.journal().merge(MergeOptions::default(), &mut |_| {});
+        let merged = world.journal().merge(&MergeOptions::default(), &mut |_| {});
         let Err(error) = merged else {
             assert!(at > 8, "merging writes more than that");
             return;
@@ -299,7 +299,7 @@ fn merging_runs_beside_ingest() {
                 world.step();
             }
             world.journal().sync().unwrap();
-            let step = world.journal().begin_merge(MergeOptions::default(), 12).unwrap();
+            let step = world.journal().begin_merge(&MergeOptions::default(), 12).unwrap();
             let outcome = std::thread::scope(|scope| {
                 let running = scope.spawn(|| step.run());
                 for _ in 0..40 {
@@ -326,7 +326,7 @@ fn merging_runs_beside_ingest() {
     });
 }
 
-const FREEING: MergeOptions = MergeOptions { short: false, freeing_only: true };
+const FREEING: MergeOptions = MergeOptions { short: false, freeing_only: true, bases: Vec::new() };
 const VOLUME_SECTORS: u64 = 64;
 
 /// Appends writes of eight sectors, each full of its order.
@@ -390,7 +390,7 @@ fn open_images_are_pinned_and_revoked_before_writes_stop() {
     };
     let orders = [17, 65, 101, 102];
     let images: Vec<Image> = orders.iter().map(|order| open(*order).unwrap()).collect();
-    let merged = journal.merge(MergeOptions::default(), &mut |_| {}).unwrap();
+    let merged = journal.merge(&MergeOptions::default(), &mut |_| {}).unwrap();
     assert!(merged.segments_freed > 4, "{merged:?}");
     let gone = orders.iter().find(|order| open(**order).is_err());
     assert!(gone.is_some(), "at least one of them lies inside a window");
@@ -407,7 +407,7 @@ fn open_images_are_pinned_and_revoked_before_writes_stop() {
         rounds += 1;
         append(&mut journal, 5).unwrap();
         if rounds % 8 == 0 {
-            journal.merge(FREEING, &mut |_| {}).unwrap();
+            journal.merge(&FREEING, &mut |_| {}).unwrap();
         }
         revoked = 0;
         for (image, order) in images.iter().zip(orders) {
@@ -468,7 +468,7 @@ fn readers_open_while_the_owner_merges() {
         let mut write = || {
             for _ in 0..300 {
                 append(&mut journal, 7)?;
-                journal.merge(FREEING, &mut |_| {})?;
+                journal.merge(&FREEING, &mut |_| {})?;
             }
             Ok::<(), Error>(())
         };

@@ -1,7 +1,7 @@
 //! What the schedule has due: from which portion into which, and up to when.
 
 use crate::reader::JournalReader;
-use crate::schedule::Schedule;
+use crate::schedule::{Level, Schedule};
 
 /// A part of the history that is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,22 +24,27 @@ pub(super) fn due(reader: &JournalReader, schedule: &Schedule, short: bool, sett
     let levels = schedule.levels();
     let Some(top) = levels.len().checked_sub(1) else { return Vec::new() };
     let now = reader.summary().delivered.max(reader.summary().timestamp);
+    let kept = |level: &Level| now.saturating_sub(if short { level.least } else { level.keep });
     let mut all = Vec::new();
     let mut older_is_left = false;
     let portions: Vec<_> = reader.head().portions().collect();
     for (at, (source, portion)) in portions.iter().enumerate() {
-        let source = *source;
+        let (source, begins) = (*source, portion.after_timestamp.get());
         // A portion has everything up to where the next finer one begins.
         let whole = portions.get(at + 1).map_or(settled, |(_, finer)| finer.after_timestamp.get());
-        let level = &levels[source.min(top)];
-        let kept = now.saturating_sub(if short { level.least } else { level.keep });
-        let target = (source < top).then_some(source + 1);
-        let window = target.map_or(level.window, |target| levels[target].window).max(1);
-        let until = kept.min(whole) / window * window;
-        // What is given up is the oldest that there is.
-        let in_turn = target.is_some() || !older_is_left;
-        if until > portion.after_timestamp.get() && in_turn {
-            all.push(Due { source, target, window, until });
+        // What is given up is the oldest that there is, whole windows of it; and it may never have been merged, where
+        // that would have gained nothing.
+        let window = levels[source.min(top)].window.max(1);
+        let until = kept(&levels[top]).min(whole) / window * window;
+        if until > begins && !older_is_left {
+            all.push(Due { source, target: None, window, until });
+        }
+        if source < top {
+            let window = levels[source + 1].window;
+            let until = kept(&levels[source]).min(whole) / window * window;
+            if until > begins {
+                all.push(Due { source, target: Some(source + 1), window, until });
+            }
         }
         older_is_left |= source > 0 && portion.first_sequence < portion.end_sequence;
     }

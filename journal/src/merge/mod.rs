@@ -9,6 +9,7 @@
 //! | `combine` | the result of a window's writes |
 //! | `step` | one step: read, combine, write |
 //! | `output` | the merged segments |
+//! | `give_up` | what nobody keeps any more: into the bases, then away |
 //!
 //! A step runs beside its journal's owner, who goes on appending: it reads what is durable and immutable, and writes
 //! segments that the owner has handed it. Only then the owner changes the superblock, once, and in that moment
@@ -18,26 +19,32 @@
 mod combine;
 mod due;
 pub(crate) mod final_watermark;
+mod give_up;
 mod output;
 mod pass;
 mod step;
 
+use crate::base::Rolling;
 use crate::error::Error;
 use crate::open::scrub;
 use crate::schedule::Schedule;
 use crate::storage::{self, Storage};
+use crate::tables::Volume;
 use crate::writer::Journal;
-use layout::journal_file::{features, role, Portion};
+use layout::journal_file::{features, role, technique, Portion};
+use std::path::PathBuf;
 use std::sync::Arc;
 use zerocopy::FromZeros;
 
 /// How to merge.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct MergeOptions {
     /// Room is short: what the schedule allows to shrink then is due earlier.
     pub short: bool,
     /// Only where more segments become free than are written: as much is due later, and more will have been merged.
     pub freeing_only: bool,
+    /// Bases by the names of their volumes: what is given up is rolled into them first.
+    pub bases: Vec<(String, PathBuf)>,
 }
 
 /// What merging did.
@@ -59,8 +66,10 @@ pub struct Merged {
     pub segments_freed: u64,
     /// Segments that were written.
     pub segments_written: u64,
-    /// Orders that were given up.
+    /// Orders that were given up, and bytes that were rolled into bases before.
     pub given_up: u64,
+    /// See `given_up`.
+    pub bytes_rolled: u64,
     /// What is due and had to stay, and why.
     pub held_back: Vec<String>,
 }
@@ -76,6 +85,7 @@ impl Merged {
         self.segments_freed += step.segments_freed;
         self.segments_written += step.segments_written;
         self.given_up += step.given_up;
+        self.bytes_rolled += step.bytes_rolled;
         self.held_back.clone_from(&step.held_back);
     }
 }
@@ -87,16 +97,29 @@ pub struct MergeStep {
     /// Free segments that the step may write.
     slots: Vec<u32>,
     options: MergeOptions,
+    /// Bases that are to be rolled on: then that is the step.
+    rolling: Vec<Rolling>,
 }
 
 /// What a step comes back with.
 pub struct MergeOutcome {
     /// The change that makes it count; `None`: nothing was due, or it failed.
     change: Option<Change>,
+    /// Bases that have to be rolled on to this entry, order and stamp, before anything else can happen.
+    roll: Option<(u64, u64)>,
+    /// Bases that were rolled on, and entries in them that nobody knows the fate of.
+    rolled: Vec<(Rolling, u64)>,
     /// Segments that were written, and those that were not needed.
     taken: Vec<u32>,
     spare: Vec<u32>,
     result: Result<Merged, Error>,
+}
+
+/// Is a base what the moments of a volume are made from, so that what is given up has to be in it? A volume with both
+/// images needs none, unless it has one.
+pub(crate) fn needs_base(volume: &Volume) -> bool {
+    let after = volume.technique & technique::AFTER != 0;
+    after && (volume.base_id != [0; 16] || volume.technique & technique::BEFORE == 0)
 }
 
 /// How the portions change.
@@ -128,7 +151,7 @@ impl Journal {
     /// Merges all that is due. Durable on return; interrupted anywhere, what is done is done, and the rest is due.
     pub fn merge(
         &mut self,
-        options: MergeOptions,
+        options: &MergeOptions,
         progress: &mut dyn FnMut(&Merged),
     ) -> Result<Merged, Error> {
         self.sync()?;
@@ -147,21 +170,47 @@ impl Journal {
 
     /// Hands out leave for one step, with `most` segments at most, which are the step's until it is finished.
     /// What is to be merged has to be durable.
-    pub fn begin_merge(&mut self, options: MergeOptions, most: usize) -> Result<MergeStep, Error> {
+    pub fn begin_merge(&mut self, options: &MergeOptions, most: usize) -> Result<MergeStep, Error> {
         self.check_running()?;
+        let rolling = self.begin_rollings(options)?;
         self.free_unpinned();
         let geometry = &self.head.geometry;
         let others = (geometry.reserved_completions + geometry.reserved_rollback) as usize;
         let most = most.min(self.free.len().saturating_sub(others));
         // From the back, so that the owner goes on in the order of the file.
         let slots = self.free.split_off(self.free.len() - most);
-        Ok(MergeStep { storage: Arc::clone(&self.storage), session: self.chain.session, slots, options })
+        Ok(MergeStep {
+            storage: Arc::clone(&self.storage),
+            session: self.chain.session,
+            slots,
+            options: options.clone(),
+            rolling,
+        })
+    }
+
+    /// The step before found that bases have to be rolled on: from here on their old moments are refused.
+    fn begin_rollings(&mut self, options: &MergeOptions) -> Result<Vec<Rolling>, Error> {
+        let Some(to) = self.roll.take() else { return Ok(Vec::new()) };
+        let behind = |volume: &Volume| needs_base(volume) && volume.base.0 < to.0;
+        let volumes: Vec<String> =
+            self.tables().volumes.iter().filter(|volume| behind(volume)).map(Volume::name).collect();
+        let mut rolling = Vec::new();
+        for name in volumes {
+            if let Some((_, base)) = options.bases.iter().find(|(volume, _)| *volume == name) {
+                rolling.push(self.begin_rolling(&name, base, to)?);
+            }
+        }
+        Ok(rolling)
     }
 
     /// Makes a step count, durably. What it did; no steps: nothing was due.
     pub fn finish_merge(&mut self, outcome: MergeOutcome) -> Result<Merged, Error> {
-        let MergeOutcome { change, taken, spare, result } = outcome;
+        let MergeOutcome { change, roll, rolled, taken, spare, result } = outcome;
         self.give_back(spare);
+        for (rolling, doubtful) in rolled {
+            rolling.finish(self, doubtful)?;
+        }
+        self.roll = roll;
         let merged = match (result, change) {
             (Ok(merged), Some(change)) => {
                 self.check_running()?;

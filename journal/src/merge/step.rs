@@ -3,9 +3,11 @@
 use super::combine::{Combined, Half, Piece};
 use super::due::{due, Due};
 use super::final_watermark::final_watermark;
+use super::give_up::{give_up, roll, GiveUp};
 use super::output::{ChainEnd, Identity, Output};
 use super::pass::{apply_gaps, pass, Grid, Limits, Pass, Window};
 use super::{Change, MergeOptions, MergeOutcome, MergeStep, Merged, Target};
+use crate::base::Rolling;
 use crate::error::Error;
 use crate::history::{self, PartSource, Span, Wanted, Write};
 use crate::moment::Moment;
@@ -28,14 +30,18 @@ const INPUT_OF_ROOM: (u64, u64) = (2, 3);
 impl MergeStep {
     /// Does it. Takes as long as reading and writing takes; the owner goes on meanwhile.
     pub fn run(self) -> MergeOutcome {
-        let MergeStep { storage, session, slots, options } = self;
-        let mut work = Work { taken: Vec::new(), spare: slots, session };
-        let done = JournalReader::open_on(Arc::clone(&storage)).and_then(|reader| work.run(&reader, options));
-        let Work { taken, spare, .. } = work;
-        match done {
-            Ok((merged, change)) => MergeOutcome { change, taken, spare, result: Ok(merged) },
-            Err(error) => MergeOutcome { change: None, taken, spare, result: Err(error) },
-        }
+        let MergeStep { storage, session, slots, options, rolling } = self;
+        let mut work = Work { taken: Vec::new(), spare: slots, session, roll: None, rolled: Vec::new() };
+        let done = JournalReader::open_on(Arc::clone(&storage)).and_then(|reader| match rolling.is_empty() {
+            true => work.run(&reader, &options),
+            false => roll(&reader, rolling, &mut work.rolled).map(|merged| (merged, None)),
+        });
+        let Work { taken, spare, roll, rolled, .. } = work;
+        let (change, result) = match done {
+            Ok((merged, change)) => (change, Ok(merged)),
+            Err(error) => (None, Err(error)),
+        };
+        MergeOutcome { change, roll, rolled, taken, spare, result }
     }
 }
 
@@ -43,13 +49,15 @@ struct Work {
     taken: Vec<u32>,
     spare: Vec<u32>,
     session: u64,
+    roll: Option<(u64, u64)>,
+    rolled: Vec<(Rolling, u64)>,
 }
 
 impl Work {
     fn run(
         &mut self,
         reader: &JournalReader,
-        options: MergeOptions,
+        options: &MergeOptions,
     ) -> Result<(Merged, Option<Change>), Error> {
         let schedule = &reader.tables().schedule;
         let settled = final_watermark(reader)?;
@@ -57,7 +65,14 @@ impl Work {
         for due in due(reader, schedule, options.short, settled) {
             let done = match due.target {
                 Some(target) => self.merge(reader, &due, target, options)?,
-                None => give_up(reader, &due, options, &mut held_back)?,
+                None => match give_up(reader, &due, options, &mut held_back)? {
+                    GiveUp::Nothing => None,
+                    GiveUp::Change(merged, change) => Some((merged, change)),
+                    GiveUp::Roll(to) => {
+                        self.roll = Some(to);
+                        return Ok((Merged { steps: 1, held_back, ..Merged::default() }, None));
+                    }
+                },
             };
             if let Some((merged, change)) = done {
                 return Ok((Merged { steps: 1, held_back, ..merged }, Some(change)));
@@ -71,7 +86,7 @@ impl Work {
         reader: &JournalReader,
         due: &Due,
         target: usize,
-        options: MergeOptions,
+        options: &MergeOptions,
     ) -> Result<Option<(Merged, Change)>, Error> {
         let cuts = named_moments(reader);
         let grid = Grid { length: due.window, cuts: &cuts };
@@ -81,7 +96,7 @@ impl Work {
         let mut taken = pass(reader, due.source, &grid, &limits)?;
         let (Some(first), Some(_)) = (taken.windows.first(), taken.windows.last()) else { return Ok(None) };
         let first_order = first.first_order;
-        let (first_sequence, freed) = given_up(reader, due.source, taken.until, taken.last_order)?;
+        let (first_sequence, freed) = segments_given_up(reader, due.source, taken.until, taken.last_order)?;
         if options.freeing_only && freed.is_empty() {
             return Ok(None);
         }
@@ -172,7 +187,7 @@ fn named_moments(reader: &JournalReader) -> Vec<u64> {
 
 /// The oldest segment that the source keeps, and the slots of those that it gives up once nothing at or below that
 /// order and stamp is part of it.
-fn given_up(
+pub(super) fn segments_given_up(
     reader: &JournalReader,
     source: usize,
     until: u64,
@@ -377,15 +392,4 @@ impl Writing<'_, '_> {
         }
         Ok(())
     }
-}
-
-/// Gives up what nobody keeps any more.
-fn give_up(
-    reader: &JournalReader,
-    due: &Due,
-    options: MergeOptions,
-    held_back: &mut Vec<String>,
-) -> Result<Option<(Merged, Change)>, Error> {
-    let _ = (reader, due, options, held_back);
-    Ok(None)
 }

@@ -1,7 +1,6 @@
 //! The simulated card behind its driver, as an engine of a replay.
 
 use super::engine::{Engine, Measured, Rings};
-use super::primary::{self, Primary};
 use super::Beginning;
 use crate::arguments::Replay;
 use crate::error::Error;
@@ -31,12 +30,13 @@ pub struct CardEngine {
 }
 
 impl CardEngine {
-    /// Makes a card with `target` behind its uplink, and brings it up.
+    /// Makes a card with `target` behind its uplink, and brings it up; sources may write the volumes in `table`
+    /// whose bits are set in `allowed`.
     pub fn bring_up(
         arguments: &Replay,
         target: VbladeModel,
-        primaries: &[Primary],
         table: &[(u16, u8)],
+        allowed: u32,
         beginning: &Beginning,
     ) -> Result<Self, Error> {
         let options = CardOptions { vcd: arguments.vcd.clone(), ..CardOptions::default() };
@@ -51,7 +51,7 @@ impl CardEngine {
         settings.timeouts.flush_period = ticks(FLUSH_MICROSECONDS);
         settings.lock_limit = Duration::from_millis(20);
         for port in &mut settings.ports {
-            port.volumes = primary::mask(primaries, table);
+            port.volumes = allowed;
         }
         let driver = Driver::bring_up(card, &settings)?;
         Ok(Self { driver, answer_after: arguments.answer_after, began: Instant::now() })

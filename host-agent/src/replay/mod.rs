@@ -87,7 +87,8 @@ pub fn run(arguments: &Replay) -> Result<(), Error> {
         buffer_bytes: (!arguments.burst).then_some(PORT_BUFFER_BYTES),
     };
     let volumes = VolumeTable::new(&table).unwrap_or_default();
-    let rules = PortRules { volumes, allowed: primary::mask(&primaries, &table), writes_open: true };
+    let allowed = primary::mask(&primaries, &table);
+    let rules = PortRules { volumes, allowed, writes_open: true };
     let served = primaries.iter().map(|p| Served { shelf: p.shelf, slot: p.slot, sectors: p.sectors });
     let run = Run {
         flight: Flight::new(PORTS, limits, rules, served.collect(), images),
@@ -100,10 +101,10 @@ pub fn run(arguments: &Replay) -> Result<(), Error> {
     };
     let result = match arguments.engine {
         EngineKind::Card => {
-            run.until_settled(CardEngine::bring_up(arguments, target, &primaries, &table, &beginning)?)
+            run.until_settled(CardEngine::bring_up(arguments, target, &table, allowed, &beginning)?)
         }
         EngineKind::Soft => {
-            run.until_settled(SoftwareEngine::new(target, images, &primaries, &table, &beginning)?)
+            run.until_settled(SoftwareEngine::new(target, images, &table, allowed, &beginning)?)
         }
     }?;
     for primary in &primaries {

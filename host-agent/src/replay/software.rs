@@ -7,7 +7,6 @@
 //! commit serves every write that waits.
 
 use super::engine::{Engine, Measured, Rings};
-use super::primary::{self, Primary};
 use super::{Beginning, PORTS};
 use crate::error::Error;
 use ::engine::switch::{Clock, Images, Now, Output, Settings, Switch, Volume};
@@ -69,12 +68,13 @@ struct Wire {
 }
 
 impl SoftwareEngine {
-    /// A switch in front of `target` that journals `images` of every write to the volumes of `primaries`.
+    /// A switch in front of `target` that journals `images` of every write to the volumes in `table` whose bits
+    /// are set in `allowed`.
     pub fn new(
         target: VbladeModel,
         images: Images,
-        primaries: &[Primary],
         table: &[(u16, u8)],
+        allowed: u32,
         beginning: &Beginning,
     ) -> Result<Self, Error> {
         let volumes = table.iter().map(|&(shelf, slot)| Volume::new(shelf, slot, images)).collect();
@@ -82,7 +82,7 @@ impl SoftwareEngine {
         (settings.stamp_floor, settings.number_floor) = (beginning.stamp_floor, beginning.number_floor);
         settings.hold_bytes = super::PORT_BUFFER_BYTES;
         for port in &mut settings.ports {
-            port.volumes = primary::mask(primaries, table);
+            port.volumes = allowed;
         }
         let switch =
             Switch::new(settings).map_err(|e| Error::Failed(format!("making the software engine: {e}")))?;
@@ -326,5 +326,91 @@ impl Engine for SoftwareEngine {
 
     fn measured(&mut self) -> Result<Measured, Error> {
         Ok(Measured::Software)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use layout::aoe::{Ata, ATA_WRITE_EXT};
+    use layout::entry::Kind;
+    use sim::target::{request, Image, TargetVolume};
+
+    const BEGINNING: Beginning = Beginning { session: 1, time: 1_000, stamp_floor: 2_000, number_floor: 77 };
+    const SECTORS: u64 = 16;
+
+    fn engine(images: Images) -> SoftwareEngine {
+        let image = Image::Memory(vec![0; SECTORS as usize * 512]);
+        let target = VbladeModel::new(vec![TargetVolume::new(1, 0, SECTORS, image)]);
+        SoftwareEngine::new(target, images, &[(1, 0)], 1, &BEGINNING).unwrap()
+    }
+
+    fn write(tag: u32, lba: u8) -> Vec<u8> {
+        let (sectors, command_status, lba) = (1, ATA_WRITE_EXT, [lba, 0, 0, 0, 0, 0]);
+        let ata = Ata { flags: 0x41, error_feature: 0, sectors, command_status, lba, reserved: [0; 2] };
+        request([2, 0, 0, 0, 0, 1], (1, 0), tag, ata, &[tag as u8; 512])
+    }
+
+    /// Steps until nothing comes of itself; the kinds and numbers of the entries and completions that came.
+    fn rest(engine: &mut SoftwareEngine) -> Vec<(Kind, u64)> {
+        let mut came = Vec::new();
+        while !engine.is_at_rest(0) {
+            engine.step().unwrap();
+            for port in 0..PORTS {
+                let records: Vec<_> = engine.records(port).map(|r| (r.kind, *r.header)).collect();
+                assert!(records.iter().all(|(_, header)| header.timestamp.get() > BEGINNING.stamp_floor));
+                engine.consume(port, records.len()).unwrap();
+                let numbered = records.iter().filter(|(kind, _)| *kind != Kind::Watermark);
+                came.extend(numbered.map(|(kind, header)| (*kind, header.number.get())));
+                engine.wires[port].returned.clear();
+            }
+        }
+        came
+    }
+
+    fn executed(engine: &SoftwareEngine) -> u64 {
+        engine.target.volumes()[0].executed()
+    }
+
+    #[test]
+    fn with_before_images_a_write_is_forwarded_when_its_entry_is_durable() {
+        let mut engine = engine(Images::Before);
+        for tag in 1..=3 {
+            engine.offer(0, write(tag, tag as u8));
+        }
+        assert!(engine.is_arriving(0));
+        assert_eq!(rest(&mut engine), [78, 79, 80].map(|number| (Kind::Before, number)));
+        assert_eq!((executed(&engine), engine.is_arriving(0)), (0, false));
+        engine.durable(79).unwrap();
+        assert_eq!(rest(&mut engine), [78, 79].map(|number| (Kind::Completion, number)));
+        assert_eq!(executed(&engine), 2);
+        assert!(engine.stop(|_| Ok(())).is_err(), "a write waits for the disk");
+        engine.durable(80).unwrap();
+        assert_eq!(rest(&mut engine), [(Kind::Completion, 80)]);
+        assert_eq!(executed(&engine), 3);
+        engine.stop(|_| Ok(())).unwrap();
+    }
+
+    #[test]
+    fn with_after_images_nothing_waits_for_the_disk() {
+        let mut engine = engine(Images::After);
+        engine.offer(3, write(1, 1));
+        assert_eq!(rest(&mut engine), [(Kind::After, 78), (Kind::Completion, 78)]);
+        assert_eq!((executed(&engine), engine.wait(0).unwrap()), (1, false));
+    }
+
+    #[test]
+    fn time_outs_run_when_nothing_else_comes() {
+        let mut engine = engine(Images::Both);
+        engine.offer(0, write(1, SECTORS as u8));
+        assert_eq!(rest(&mut engine), []);
+        let mut waits = 0;
+        while engine.wait(0).unwrap() {
+            rest(&mut engine);
+            waits += 1;
+        }
+        assert_eq!(engine.counters(0).unwrap().get(Counter::DroppedRead), 1);
+        assert!(waits >= 4 && engine.now() >= 40_000_000 && executed(&engine) == 0);
+        engine.stop(|_| Ok(())).unwrap();
     }
 }

@@ -85,8 +85,12 @@ impl Sent {
         !self.answered && !self.entry && !self.lost
     }
 
+    fn is_write(&self) -> bool {
+        matches!(self.expect, Expect::Write(_))
+    }
+
     fn is_open_write(&self) -> bool {
-        matches!(self.expect, Expect::Write(_)) && !self.answered
+        self.is_write() && !self.answered
     }
 
     fn is_settled(&self) -> bool {
@@ -113,12 +117,13 @@ pub struct Flight {
 /// What became of what was under way at a port that has come to rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AtRest {
-    /// Writes that have neither entry nor answer.
+    /// Other writes without an entry.
     pub writes: u64,
     /// Other frames whose answer is missing.
     pub others: u64,
-    /// Copies of writes that were held: those took their tags, the last of which has the answer.
-    pub copies: u64,
+    /// Writes without an entry that are equal to an earlier one with an entry: copies, if that one was held when
+    /// they came (it took their tags, the last of which has the answer), or lost.
+    pub equal: u64,
 }
 
 impl Flight {
@@ -261,11 +266,13 @@ impl Flight {
     /// `port` has come to rest: everything is decided and answered. What is missing?
     pub fn at_rest(&self, port: usize) -> AtRest {
         let lane = &self.ports[port];
-        let mut rest = AtRest { writes: 0, others: 0, copies: 0 };
+        let mut rest = AtRest { writes: 0, others: 0, equal: 0 };
         for (place, sent) in lane.iter().enumerate() {
             match sent.expect {
+                // Known as that already, and not offered again yet.
+                _ if sent.lost => {}
                 Expect::Write(_) if sent.entry => {}
-                Expect::Write(_) if sent.answered || self.is_copy(port, place) => rest.copies += 1,
+                Expect::Write(_) if self.is_equal_to_earlier(port, place) => rest.equal += 1,
                 Expect::Write(_) => rest.writes += 1,
                 Expect::Answer => rest.others += u64::from(!sent.answered),
                 Expect::Nothing | Expect::Unread => {}
@@ -274,33 +281,40 @@ impl Flight {
         rest
     }
 
-    /// Is what stands at `place`, and has no entry, equal to an earlier write that has one? Then that one was
-    /// held when this came, and nothing that overlaps the two came between them.
-    fn is_copy(&self, port: usize, place: usize) -> bool {
+    /// Is what stands at `place` equal to an earlier write that has an entry?
+    fn is_equal_to_earlier(&self, port: usize, place: usize) -> bool {
         let lane = &self.ports[port];
         lane.iter().take(place).any(|earlier| earlier.entry && earlier.expect == lane[place].expect)
     }
 
     /// `port` has come to rest: forgets what nothing will come back of, and marks as lost the writes
-    /// that have neither entry nor answer and are no copies; with `others`, other unanswered frames too.
-    pub fn settle(&mut self, port: usize, others: bool) {
-        for place in 0..self.ports[port].len() {
-            let is_copy = self.is_copy(port, place);
-            let sent = &mut self.ports[port][place];
-            match sent.expect {
-                // Whatever became of its answer: the entry, or that of the write that it is a copy of, is there,
-                // and it is final.
-                Expect::Write(_) if sent.entry || is_copy => sent.answered = true,
-                Expect::Write(_) => sent.lost = !sent.answered,
-                Expect::Answer => sent.lost = others && !sent.answered,
-                Expect::Nothing | Expect::Unread => {}
+    /// without an entry; with `others`, other unanswered frames too. Of the equal ones `copies` were dropped
+    /// because the write was held that they are equal to, and the rest are lost. Which is which doesn't matter:
+    /// they write the same, and nothing that overlaps them came between.
+    pub fn settle(&mut self, port: usize, others: bool, copies: u64) {
+        let mut copies = copies;
+        // An answered one is the likelier copy.
+        for answered in [true, false] {
+            for place in 0..self.ports[port].len() {
+                let is_equal = self.is_equal_to_earlier(port, place);
+                let sent = &mut self.ports[port][place];
+                if sent.is_write() && sent.answered == answered && !sent.entry && !sent.lost {
+                    let is_copy = is_equal && copies > 0;
+                    copies -= u64::from(is_copy);
+                    sent.lost = !is_copy;
+                }
             }
         }
-        self.ports[port].retain(|sent| match sent.expect {
-            Expect::Write(_) => !sent.answered,
-            Expect::Answer => sent.lost,
-            Expect::Nothing | Expect::Unread => false,
-        });
+        for sent in &mut self.ports[port] {
+            match sent.expect {
+                Expect::Answer => sent.lost = others && !sent.answered,
+                // It is to be answered when it is offered again.
+                Expect::Write(_) if sent.lost => sent.answered = false,
+                _ => {}
+            }
+        }
+        // Whatever became of a write's answer: its entry, or that of its equal, is there, and it is final.
+        self.ports[port].retain(|sent| sent.lost);
     }
 
     /// The first write at `port` that has neither entry nor answer: which record of the capture it is.
@@ -462,8 +476,8 @@ mod tests {
         flight.offered(a.clone());
         flight.offered(b.clone());
         assert!(entry(&mut flight, 0, 1, 2) && flight.answer(&answer(&b)));
-        assert_eq!(flight.at_rest(0), AtRest { writes: 1, others: 0, copies: 0 });
-        flight.settle(0, false);
+        assert_eq!(flight.at_rest(0), AtRest { writes: 1, others: 0, equal: 0 });
+        flight.settle(0, false, 0);
         assert!(flight.has_lost() && !flight.may_offer(&write(9, 1, 0, 9)), "a lost write is still to come");
         assert_eq!(flight.offer_lost(), Some((0, a.bytes.clone())));
         assert_eq!((flight.has_lost(), flight.count(0), flight.is_empty()), (false, 3, false));
@@ -475,8 +489,8 @@ mod tests {
         let mut flight = flight(NORMAL);
         flight.offered(write(0, 0, 0, 1));
         assert!(entry(&mut flight, 0, 0, 1));
-        assert_eq!(flight.at_rest(0), AtRest { writes: 0, others: 0, copies: 0 });
-        flight.settle(0, false);
+        assert_eq!(flight.at_rest(0), AtRest { writes: 0, others: 0, equal: 0 });
+        flight.settle(0, false, 0);
         assert!(flight.is_empty());
     }
 
@@ -500,8 +514,24 @@ mod tests {
             flight.offered(request.clone());
         }
         assert!(came(&mut flight, Kind::Before, 0, 0, 1) && flight.answer(&answer(&another)));
-        assert_eq!(flight.at_rest(0), AtRest { writes: 0, others: 0, copies: 2 });
-        flight.settle(0, false);
+        assert_eq!(flight.at_rest(0), AtRest { writes: 0, others: 0, equal: 2 });
+        flight.settle(0, false, 2);
+        assert!(flight.is_empty());
+    }
+
+    #[test]
+    fn of_equal_writes_as_many_are_lost_as_were_dropped_for_room() {
+        let mut flight = flight(NORMAL);
+        let requests = [0, 1, 2, 3].map(|id| write(id, 0, 0, 1));
+        for request in &requests {
+            flight.offered(request.clone());
+        }
+        assert!(came(&mut flight, Kind::Both, 0, 0, 1) && flight.answer(&answer(&requests[1])));
+        assert_eq!(flight.at_rest(0), AtRest { writes: 0, others: 0, equal: 3 });
+        // The second has the answer, one of the others was dropped as a copy too, and one found no room.
+        flight.settle(0, false, 2);
+        assert_eq!(flight.offer_lost(), Some((0, requests[3].bytes.clone())));
+        assert!(flight.answer(&answer(&requests[3])) && came(&mut flight, Kind::Both, 0, 0, 1));
         assert!(flight.is_empty());
     }
 
@@ -515,8 +545,8 @@ mod tests {
         assert!(!flight.is_open(0) && flight.is_open(1));
         assert!(flight.answer(&answer(&good)) && came(&mut flight, Kind::Both, 0, 5, 1));
         assert!(flight.is_waiting(0), "an answer behind it doesn't say that it is decided");
-        assert_eq!(flight.at_rest(0), AtRest { writes: 0, others: 0, copies: 0 });
-        flight.settle(0, false);
+        assert_eq!(flight.at_rest(0), AtRest { writes: 0, others: 0, equal: 0 });
+        flight.settle(0, false, 0);
         assert!(flight.is_empty());
     }
 }

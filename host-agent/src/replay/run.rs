@@ -229,7 +229,7 @@ impl Run<'_> {
         let dropped = in_all.for_now - dealt_with.for_now;
         let copies = in_all.copies - dealt_with.copies;
         let rest = self.flight.at_rest(port);
-        if rest.writes > dropped || rest.writes + rest.copies > dropped + copies {
+        if rest.writes > dropped || rest.writes + rest.equal > dropped + copies {
             let record = self.flight.first_missing(port).unwrap_or_default();
             let (file, name) = (self.events.file(port), E::Rings::NAME);
             return Err(Error::Failed(format!(
@@ -238,7 +238,8 @@ impl Run<'_> {
             )));
         }
         // More were dropped than writes are missing: then it was others that nobody answered.
-        self.flight.settle(port, dropped > rest.writes);
+        let others = dropped + copies > rest.writes + rest.equal;
+        self.flight.settle(port, others, copies);
         Ok(true)
     }
 

@@ -80,6 +80,7 @@ impl SoftwareEngine {
         let volumes = table.iter().map(|&(shelf, slot)| Volume::new(shelf, slot, images)).collect();
         let mut settings = Settings::new(volumes, PORTS);
         (settings.stamp_floor, settings.number_floor) = (beginning.stamp_floor, beginning.number_floor);
+        // As much as the flight takes a port's buffer for: without a burst nothing is dropped for room.
         settings.hold_bytes = super::PORT_BUFFER_BYTES;
         for port in &mut settings.ports {
             port.volumes = allowed;

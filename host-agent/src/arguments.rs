@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use crate::{base, bookmark, diff, image, resync, size};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use journal::image::Backing;
 use journal::{JournalReader, Moment, When};
 use layout::journal_file::technique;
@@ -32,10 +32,11 @@ Exit codes: 0 fine, 1 what was asked failed, 2 misuse.";
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Replay captured AoE traffic through the simulated card into a journal
+    /// Replay captured AoE traffic through the simulated card, or the switch in software, into a journal
     ///
     /// Feeds the frames that sources sent, as captured, into the ports of a simulated Chronoswitch card: the
-    /// gateware itself, stepped clock by clock. A model of vblade answers from the images and updates them.
+    /// gateware itself, stepped clock by clock; or into the software engine, which does the same much faster,
+    /// and before-images too. A model of vblade answers from the images and updates them.
     /// Frames that targets sent are ignored, idle time is skipped, and a write enters only when the answers
     /// that its source had when it sent the write have come, so that every order that mattered is kept.
     Replay(Replay),
@@ -95,6 +96,13 @@ pub struct Replay {
     /// Size of the journal that is made, all of it allocated at once: 64M, 1G
     #[arg(long, value_name = "SIZE", default_value = "256M", requires = "create")]
     pub size: Size,
+    /// What the frames go through
+    #[arg(long, value_enum, value_name = "ENGINE", default_value_t = EngineKind::Card)]
+    pub engine: EngineKind,
+    /// What is journaled of a write: the data after it, before it, or both. With `before` and `both` any moment
+    /// can be had back from primary alone; a write waits until its entry is durable
+    #[arg(long, value_enum, value_name = "IMAGES", default_value_t = ImagesKind::After)]
+    pub images: ImagesKind,
     /// Most writes that a port has in flight
     #[arg(long, value_name = "WRITES", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub window: u16,
@@ -102,14 +110,14 @@ pub struct Replay {
     /// fast as the window allows, and those dropped for room are offered again
     #[arg(long)]
     pub burst: bool,
-    /// Core cycles (8 ns) from a request to the target's answer. Real targets take about 6250
+    /// Core cycles (of 8 ns, with either engine) from a request to the target's answer. Real targets take about 6250
     #[arg(long, value_name = "CYCLES", default_value_t = sim::target::DEFAULT_ANSWER_CYCLES,
           value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     pub answer_after: u64,
     /// Print a line whenever more has become durable in the journal
     #[arg(long)]
     pub progress_durable: bool,
-    /// Write the gateware's signals to a VCD file (slow, and large)
+    /// Write the gateware's signals to a VCD file (slow, and large; not with --engine soft)
     #[arg(long, value_name = "FILE")]
     pub vcd: Option<PathBuf>,
     /// Print the result as one JSON object
@@ -124,9 +132,33 @@ Examples:
         --primary 1.0=a.img --primary 1.1=b.img --journal j --create --size 256M
   More traffic into the same journal:
     host-agent replay --capture 0=later.pcap --primary 1.0=a.img --primary 1.1=b.img --journal j
+  Before-images, so that every moment can be had back without a copy of the volume:
+    host-agent replay --engine soft --images before --capture 0=port0.pcap.gz --primary 1.0=a.img \\
+        --journal j --create
+    host-agent restore j --volume 1.0 --primary a.img --at order:99 --to then.img
 
-Keep a copy of each image from before the first write: it is the base of every restore.
-A write to a volume that no --primary names is dropped by the card and counted.";
+With after-images keep a copy of each image from before the first write: it is the base of every restore.
+A write to a volume that no --primary names is dropped and counted.";
+
+/// What the frames of a replay go through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum EngineKind {
+    /// The gateware, simulated clock by clock
+    Card,
+    /// The switch in software
+    Soft,
+}
+
+/// What a replay journals of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ImagesKind {
+    /// The data after it
+    After,
+    /// The data before it
+    Before,
+    /// Both, in one entry
+    Both,
+}
 
 /// `log`.
 #[derive(Debug, Args)]

@@ -11,6 +11,7 @@ mod world;
 use faulty_storage::FaultyStorage;
 use journal::image::{Backing, Image};
 use journal::merge::MergeOptions;
+use journal::verify::verify_on;
 use journal::{
     CreateOptions, Delivered, Error, Journal, JournalReader, Level, Moment, OwnedRecord, Port, PortKind,
     Schedule, Volume,
@@ -21,6 +22,12 @@ use rand_chacha::ChaCha8Rng;
 use std::path::Path;
 use std::sync::Arc;
 use world::{each_seed, World, SECTORS};
+
+/// The file is sound, by code that shares nothing with its writer.
+fn check_sound(world: &World, what: &str) {
+    let report = verify_on(&*world.storage, &mut |_, _| {}).unwrap_or_else(|error| panic!("{what}: {error}"));
+    assert!(report.findings.is_empty(), "{what}: {:?}", report.findings);
+}
 
 /// A schedule that has something to do in a history of some 100 µs.
 fn schedule(world: &mut World) -> Schedule {
@@ -159,6 +166,7 @@ fn what_was_merged_is_what_the_model_says() {
             );
             let again = world.journal().merge(&MergeOptions::default(), &mut |_| {}).unwrap();
             assert_eq!(again.steps, 0, "all that was due was done");
+            check_sound(&world, &format!("{schedule}"));
             check_history(&mut world, &schedule);
             for count in named.clone() {
                 check_moment(&mut world, Moment::Order(count as u64), count).unwrap();
@@ -206,6 +214,7 @@ fn recover(world: &mut World, image: Vec<u8>, durable: usize, what: &str) {
     let end = journal.end().order as usize;
     assert!(end >= durable, "{what}: {end} of {durable}");
     for turn in 0..2 {
+        check_sound(world, what);
         for count in 0..=end {
             match check_moment(world, Moment::Order(count as u64), count) {
                 Ok(()) => {}
@@ -314,6 +323,7 @@ fn merging_runs_beside_ingest() {
                 Err(error) => panic!("{error}"),
             }
             world.journal().sync().unwrap();
+            check_sound(&world, "beside ingest");
             let now = world.stamp;
             for _ in 0..6 {
                 let count = world.rng.random_range(0..=world.writes.len());

@@ -248,7 +248,7 @@ impl Journal {
                     role: role::MERGED,
                     level: target.portion as u8,
                     first_sequence: 1.into(),
-                    from_order: source.from_order,
+                    from_order: source.from_order.get().max(1).into(),
                     after_timestamp: source.after_timestamp,
                     ..Portion::new_zeroed()
                 };

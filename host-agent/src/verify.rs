@@ -4,7 +4,6 @@ use crate::arguments::Verify;
 use crate::error::Error;
 use crate::output::{bytes, count, Output};
 use crate::progress::{bar, Unit};
-use crate::restore::hinted;
 use journal::image::Backing;
 use journal::verify::{image, verify, Finding, ImageReport, Report};
 use journal::{JournalReader, When};
@@ -136,7 +135,7 @@ fn prove_image(arguments: &Verify, when: &When) -> Result<ImageReport, Error> {
         bar.set_position(done);
     });
     bar.finish_and_clear();
-    proof.map_err(hinted)
+    Ok(proof?)
 }
 
 fn print(name: &str, report: &Report, output: &mut Output) -> Result<(), Error> {

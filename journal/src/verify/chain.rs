@@ -372,7 +372,7 @@ impl Checker<'_> {
                     seal::check(self.source, self.front, &seal, expected, end, report)?;
                 }
                 if self.next == 0 {
-                    self.next = seal.first_batch.get() + seal.batches.get();
+                    self.next = seal.first_batch.get().saturating_add(seal.batches.get());
                     self.previous_crc = Some(seal.last_batch_crc.get());
                 }
                 self.previous_digest = Some(seal.digest);

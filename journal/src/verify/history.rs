@@ -172,7 +172,7 @@ impl History {
         let from = next.from_order.get();
         match reach.orders {
             Some((first, last)) => {
-                if last + 1 != from {
+                if last.checked_add(1) != Some(from) {
                     wrong(format!("its last order is {last}, and portion {finer} begins with order {from}"));
                 }
                 if first != own.from_order.get() {

@@ -146,7 +146,7 @@ impl Tables {
             let (window, keep, least) = (row.window.get(), row.keep.get(), row.least.get());
             let follows = before.map_or(window == 0, |finer| {
                 window > finer.window.get()
-                    && (finer.window.get() == 0 || window % finer.window.get() == 0)
+                    && (finer.window.get() == 0 || window.is_multiple_of(finer.window.get()))
                     && keep > finer.keep.get()
                     && least >= finer.least.get()
             });

@@ -28,7 +28,8 @@ impl Ends {
     }
 
     fn allow(&self, end: u64) -> bool {
-        self.named.contains(&end) || self.lengths.iter().any(|length| *length > 0 && end % length == 0)
+        self.named.contains(&end)
+            || self.lengths.iter().any(|length| *length > 0 && end.is_multiple_of(*length))
     }
 }
 
@@ -279,7 +280,10 @@ impl Windows {
                 end > self.timestamp || end == self.timestamp && self.end < end,
                 "it stands behind what came later",
             ),
-            (self.named.is_none_or(|named| first_order == named + 1), "its orders don't follow those before"),
+            (
+                self.named.is_none_or(|named| named.checked_add(1) == Some(first_order)),
+                "its orders don't follow those before",
+            ),
             (ends.allow(end), "it ends neither at a multiple of its length nor at a moment that has a name"),
             (end <= after || begin >= after, "the portion begins in it"),
         ];

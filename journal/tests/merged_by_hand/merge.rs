@@ -186,10 +186,10 @@ impl Level<'_> {
             r.kind == Kind::Gap && r.header.port == port && from < end && r.header.timestamp.get() > begin
         };
         let clock = flags::CLOCK_LOCKED | flags::CLOCK_HOLDOVER;
-        let unlocked = |r: &&&Found| r.header.port == port && r.header.flags.get() & clock == 0;
+        let unlocked = |r: &&Found| r.header.port == port && r.header.flags.get() & clock == 0;
         self.taken.delivered.get(&port).is_some_and(|delivered| *delivered >= end)
             && !self.taken.records.iter().any(|record| gap(&record))
-            && !entries.iter().any(|entry| unlocked(&entry))
+            && !entries.iter().any(|entry| unlocked(entry))
     }
 
     fn entries(&self, entries: &[&&Found], end: u64, last_order: u64) -> Vec<(EntryHeader, Vec<u8>)> {

@@ -245,7 +245,7 @@ impl<'a> Put<'a> {
                         lba: record.lba,
                         sectors: record.sectors,
                         timestamp: record.timestamp,
-                        order: ((named - open.header.first_order.get()) as u32).into(),
+                        order: (named.wrapping_sub(open.header.first_order.get()) as u32).into(),
                         payload: (((payload_start + places[index]) / 512) as u32).into(),
                         volume: record.volume,
                         flags: (record.flags.get() & layout::entry::flags::NO_IMAGE).into(),

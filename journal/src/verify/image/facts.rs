@@ -306,7 +306,7 @@ impl Facts {
             let at = self.at;
             return Err(Error::NoMoment(format!(
                 "{at} lies inside a window: order:{first} to order:{last} were merged; the moments around it are order:{} and order:{last}",
-                first - 1
+                first.saturating_sub(1)
             )));
         }
         Ok(())

@@ -48,8 +48,7 @@ impl Directory {
         let mut unknown = Vec::new();
         let mut block = Block::ZERO;
         for slot in 0..head.geometry.segment_count {
-            storage::read_exact(storage, &mut block.0, head.geometry.segment_offset(slot))?;
-            match block::decode::<SegmentHeader>(&block, magic::SEGMENT) {
+            match read_header(storage, head, slot, &mut block)? {
                 Ok(header) if header.journal_id != head.journal_id() || header.slot.get() != slot => {
                     directory.free.push(slot);
                 }
@@ -119,6 +118,29 @@ impl Directory {
         Ok(())
     }
 }
+
+/// The header of a segment. The owner may be writing it just now: what is not whole is looked at again.
+fn read_header(
+    storage: &dyn Storage,
+    head: &Head,
+    slot: u32,
+    block: &mut Block,
+) -> Result<Result<SegmentHeader, block::Fault>, Error> {
+    let mut attempts = 0;
+    loop {
+        storage::read_exact(storage, &mut block.0, head.geometry.segment_offset(slot))?;
+        let decoded = block::decode::<SegmentHeader>(block, magic::SEGMENT);
+        attempts += 1;
+        // Without its magic nothing of the kind was ever here.
+        if decoded.is_ok() || decoded == Err(block::Fault::Magic) || attempts == HEADER_ATTEMPTS {
+            return Ok(decoded);
+        }
+        std::thread::yield_now();
+    }
+}
+
+/// How often a segment's header that is not whole is read: writing one takes microseconds.
+const HEADER_ATTEMPTS: u32 = 4;
 
 /// Portion and sequence of a segment, by its seal or its first batch.
 fn told_by_content(storage: &dyn Storage, head: &Head, slot: u32) -> Result<Option<(u8, u64)>, Error> {

@@ -9,9 +9,9 @@ mod faulty_storage;
 mod world;
 
 use faulty_storage::FaultyStorage;
-use journal::image::{Backing, Image};
+use journal::image::{Backing, Image, Origin};
 use journal::merge::MergeOptions;
-use journal::verify::verify_on;
+use journal::verify::{image_on, verify_on};
 use journal::{
     CreateOptions, Delivered, Error, Journal, JournalReader, Level, Moment, OwnedRecord, Port, PortKind,
     Schedule, Volume,
@@ -21,7 +21,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::path::Path;
 use std::sync::Arc;
-use world::{each_seed, World, SECTORS};
+use world::{each_seed, World, NAMES, SECTORS};
 
 /// The file is sound, by code that shares nothing with its writer.
 fn check_sound(world: &World, what: &str) {
@@ -70,6 +70,10 @@ fn check_moment(world: &mut World, at: Moment, count: usize) -> Result<(), Error
 fn check_doubt(world: &World, image: &journal::image::Image, volume: usize, count: usize) {
     let doubtful = world.doubtful(volume, count);
     for run in image.runs(0, image.bytes()).unwrap() {
+        // What was rolled into a base is counted there, and no longer told apart.
+        if run.origin == Origin::Backing {
+            continue;
+        }
         for sector in run.offset / 512..(run.offset + run.bytes) / 512 {
             assert_eq!(run.doubtful, doubtful[sector as usize], "sector {sector} of {}", SECTORS[volume]);
         }
@@ -168,6 +172,10 @@ fn what_was_merged_is_what_the_model_says() {
             assert_eq!(again.steps, 0, "all that was due was done");
             check_sound(&world, &format!("{schedule}"));
             check_history(&mut world, &schedule);
+            let received = world.rng.random_range(0..=world.writes.len()) as u64;
+            if check_moment(&mut world, Moment::Order(received), received as usize).is_ok() {
+                prove(&mut world, Moment::Order(received));
+            }
             for count in named.clone() {
                 check_moment(&mut world, Moment::Order(count as u64), count).unwrap();
             }
@@ -175,18 +183,94 @@ fn what_was_merged_is_what_the_model_says() {
     });
 }
 
+/// Bases by name, adopted where the volumes need them.
+fn adopt(world: &mut World) -> MergeOptions {
+    let mut bases = Vec::new();
+    if world.kind != Kind::Before {
+        for (name, base) in NAMES.iter().zip(world.base_files.clone()) {
+            world.journal().adopt_base(name, &base, false).unwrap();
+            bases.push(((*name).to_owned(), base));
+        }
+    }
+    MergeOptions { bases, ..MergeOptions::default() }
+}
+
+/// What the schedule keeps no longer is rolled into the bases and given up: what it keeps is what it was.
+#[test]
+fn what_expires_is_rolled_into_the_bases_and_given_up() {
+    let given_up = std::cell::Cell::new(0);
+    each_seed(600_000, 150, |seed| {
+        let mut world = World::new(seed);
+        let options = adopt(&mut world);
+        let mut levels = schedule(&mut world).levels().to_vec();
+        let before = levels.iter().rev().nth(1).map_or(0, |level| level.keep);
+        let keep = before + world.rng.random_range(1..60_000);
+        if let Some(last) = levels.last_mut() {
+            (last.keep, last.least) = (keep, keep);
+        }
+        // Now and then every write is kept, and then nothing at all.
+        levels.truncate(world.rng.random_range(1..=levels.len()));
+        let keep = levels.last().unwrap().keep;
+        let schedule = Schedule::new(levels).unwrap();
+        world.journal().set_schedule(&schedule).unwrap();
+        for _ in 0..world.rng.random_range(2..7) {
+            for _ in 0..world.rng.random_range(5..60) {
+                world.step();
+            }
+            let merged = world.journal().merge(&options, &mut |_| {}).unwrap();
+            given_up.set(given_up.get() + merged.given_up);
+            assert_eq!(merged.held_back, [""; 0]);
+            check_sound(&world, &format!("{schedule}"));
+            for _ in 0..8 {
+                let count = world.rng.random_range(0..=world.writes.len());
+                let kept = count == world.writes.len()
+                    || world.writes[count].stamp
+                        > world.stamp.saturating_sub(keep.min(schedule.levels()[0].keep));
+                match check_moment(&mut world, Moment::Order(count as u64), count) {
+                    Ok(()) => {}
+                    Err(Error::Merged { .. } | Error::NoMoment(_)) if !kept => {}
+                    Err(error) => panic!("order:{count}, kept: {kept}, {schedule}: {error}"),
+                }
+            }
+            // What lies before the history is nowhere, and nobody makes it up.
+            let end = world.writes.len() as u64;
+            prove(&mut world, Moment::Order(end));
+        }
+    });
+    if std::env::var("CHRONO_SEED").is_err() {
+        assert!(given_up.get() > 100, "{} orders were given up", given_up.get());
+    }
+}
+
+/// The image as the verifier makes it, from every batch and without any of the reader's code, is the same.
+fn prove(world: &mut World, at: Moment) {
+    let shared: Arc<dyn journal::Storage> = world.storage.clone();
+    world.journal().sync().unwrap();
+    for volume in 0..2 {
+        let backings = [
+            (world.kind != Kind::After).then_some(Backing::Primary(&world.files[volume].0)),
+            (world.kind != Kind::Before).then_some(Backing::Base(&world.base_files[volume])),
+        ];
+        for backing in backings.into_iter().flatten() {
+            let report = image_on(shared.clone(), NAMES[volume], at, backing, &mut |_, _| {}).unwrap();
+            assert!(report.is_sound(), "{at}: {:?} {:?}", report.journal.findings, report.findings);
+        }
+    }
+}
+
 /// One run of ingest and merging; it ends where the storage crashes. Every answer is *updated*, so that what is not
 /// durable changes nothing about what is.
-fn ingest_and_merge(seed: u64, kind: Kind, crash: Option<usize>) -> (World, usize, bool) {
+fn ingest_and_merge(seed: u64, kind: Kind, schedule: &str, crash: Option<usize>) -> (World, usize, bool) {
     let mut world = World::of_kind(ChaCha8Rng::seed_from_u64(seed), kind);
     world.certain = true;
     world.plain = true;
+    let options = adopt(&mut world);
     if let Some(crash) = crash {
         world.storage.crash_at(world.storage.operations() + crash);
     }
     let mut durable = 0;
     let mut run = || -> Result<(), Error> {
-        world.journal().set_schedule(&"all:4us,2us:9us,8us:1h".parse().unwrap())?;
+        world.journal().set_schedule(&schedule.parse().unwrap())?;
         for round in 0..4 {
             for _ in 0..12 {
                 world.try_step()?;
@@ -197,12 +281,17 @@ fn ingest_and_merge(seed: u64, kind: Kind, crash: Option<usize>) -> (World, usiz
                 let stamp = world.stamp;
                 world.journal().add_bookmark("here", durable as u64, stamp)?;
             }
-            world.journal().merge(&MergeOptions::default(), &mut |_| {})?;
+            world.journal().merge(&options, &mut |_| {})?;
         }
         Ok(())
     };
     let whole = run().is_ok();
     (world, durable, whole)
+}
+
+/// Is the moment older than what the crash test's schedule keeps for certain?
+fn gives_up(world: &World, count: usize) -> bool {
+    world.writes.get(count).is_some_and(|next| next.stamp + 9_000 < world.stamp)
 }
 
 /// Whatever the crash left: it opens, all that was promised durable is there, and merging goes on.
@@ -220,9 +309,16 @@ fn recover(world: &mut World, image: Vec<u8>, durable: usize, what: &str) {
                 Ok(()) => {}
                 Err(Error::Merged { earlier, later, .. }) => {
                     assert!(earlier < count as u64 && (count as u64) < later, "{what}");
-                    check_moment(world, Moment::Order(earlier), earlier as usize).unwrap();
-                    check_moment(world, Moment::Order(later), later as usize).unwrap();
+                    for near in [earlier, later] {
+                        match check_moment(world, Moment::Order(near), near as usize) {
+                            Ok(()) => {}
+                            Err(Error::NoMoment(_)) if gives_up(world, near as usize) => {}
+                            Err(error) => panic!("{what}: order:{near}: {error}"),
+                        }
+                    }
                 }
+                // The oldest may have been given up; what the schedule keeps is there.
+                Err(Error::NoMoment(_)) if gives_up(world, count) => {}
                 Err(error) => panic!("{what}: order:{count}: {error}"),
             }
         }
@@ -241,15 +337,18 @@ fn a_crash_at_any_write_of_merging_loses_nothing() {
     let seed = world::number("CHRONO_SEED", 77);
     // All of them: every write torn at every sector, every power failure.
     let every = world::number("CHRONO_EVERY", 0) > 0;
-    for (which, kind) in [Kind::After, Kind::Before, Kind::Both].into_iter().enumerate() {
-        let (whole, _, done) = ingest_and_merge(seed, kind, None);
+    let all = [Kind::After, Kind::Before, Kind::Both].map(|kind| (kind, "all:4us,2us:9us,8us:1h"));
+    // The same with something given up and rolled into the bases.
+    let shrinking = [Kind::After, Kind::Before, Kind::Both].map(|kind| (kind, "all:4us,2us:9us"));
+    for (which, (kind, schedule)) in all.into_iter().chain(shrinking).enumerate() {
+        let (whole, _, done) = ingest_and_merge(seed, kind, schedule, None);
         assert!(done);
         let operations = whole.storage.operations();
         println!("{kind}: CHRONO_SEED={seed}, {operations} writes and syncs");
         let mut luck = ChaCha8Rng::seed_from_u64(seed);
         let first = if every { 0 } else { luck.random_range(0..5) };
         for crash in (first..operations).step_by(if every { 1 } else { 5 }) {
-            let (mut world, durable, done) = ingest_and_merge(seed, kind, Some(crash));
+            let (mut world, durable, done) = ingest_and_merge(seed, kind, schedule, Some(crash));
             if done {
                 break;
             }

@@ -31,7 +31,7 @@ use crate::schedule::Schedule;
 use crate::storage::{self, Storage};
 use crate::tables::Volume;
 use crate::writer::Journal;
-use layout::journal_file::{features, role, technique, Portion};
+use layout::journal_file::{features, role, technique, Portion, PORTIONS};
 use std::path::PathBuf;
 use std::sync::Arc;
 use zerocopy::FromZeros;
@@ -258,10 +258,15 @@ impl Journal {
             superblock.features_read |= features::MERGED;
             superblock.features_write |= features::MERGED;
         }
-        let source = &mut superblock.portions[change.source];
-        source.first_sequence = change.first_sequence.into();
-        source.from_order = change.from_order.into();
-        source.after_timestamp = change.after_timestamp.into();
+        superblock.portions[change.source].first_sequence = change.first_sequence.into();
+        // What is given up moves the beginning of history: older portions are empty then, and begin there too.
+        let last = if change.target.is_none() { PORTIONS - 1 } else { change.source };
+        for portion in &mut superblock.portions[change.source..=last] {
+            if portion.role != role::FREE {
+                portion.from_order = change.from_order.into();
+                portion.after_timestamp = change.after_timestamp.into();
+            }
+        }
         // The one moment in which everything changes hands. Written twice, as ever: a crash in between leaves the
         // newer copy, or the older, and the segments of both are whole.
         let written = self.head.write_superblock(&*self.storage);

@@ -121,7 +121,8 @@ fn header_makes_sense(h: &BatchHeader, room: u64) -> Result<(), String> {
     let crcs = h.block_crcs.get() as usize;
     let count = |n: u64| n > 0 && n < 1 << 62;
     let sane = count(h.sequence.get())
-        && count(h.first_order.get())
+        // Gaps and markers that were merged may stand before the first entry.
+        && (count(h.first_order.get()) || (h.portion != 0 && h.first_order.get() == 0))
         && ports <= MAXIMUM_PORTS
         && descriptors <= MAXIMUM_DESCRIPTORS
         && h.entries.get() as usize <= descriptors

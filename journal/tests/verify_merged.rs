@@ -7,9 +7,9 @@ mod faulty_storage;
 mod merged_by_hand;
 
 use faulty_storage::FaultyStorage;
-use journal::image::Backing;
+use journal::image::{Backing, Image};
 use journal::verify::{verify_on, Naive, Report};
-use journal::{Error, Moment};
+use journal::{Error, JournalReader, Moment};
 use layout::entry::{EntryHeader, Kind};
 use layout::journal_file::{
     BatchHeader, ImageRow, IndexRow, MergedWindow, NoteRow, PortState, ScheduleRow, SealHeader,
@@ -19,6 +19,7 @@ use merged_by_hand::world::{Beside, World, NAMES};
 use merged_by_hand::{merge, Merged, Plan, Touch, Window};
 use rand::{Rng, SeedableRng};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use zerocopy::byteorder::little_endian::{U32, U64};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
@@ -173,6 +174,50 @@ fn one(
         let source = naive.source(byte as u64 / 512).unwrap();
         panic!("{at:?} {backing:?} volume {volume}: sector {} is from {source}; {plan:?}", byte / 512);
     }
+}
+
+/// What was merged by hand, from the format page alone, the production reader takes for what it is.
+#[test]
+fn production_reads_what_was_merged_by_hand() {
+    let beside = Beside { resyncs: true, resize: false, gaps: false, bookmarks: true };
+    each_seed(550_000, 40, |seed| {
+        let (mut world, merged, plan) = merged(seed, beside);
+        let storage: Arc<dyn journal::Storage> = Arc::new(FaultyStorage::from_image(merged.image.clone()));
+        let moments = moments(&mut world, &merged, plan.forget);
+        for volume in 0..2 {
+            let (mut base, primary) = world.files(volume);
+            if merged.forgotten > 0 {
+                let journal_id = merged.image[24..40].try_into().unwrap();
+                let (count, rolling) = (merged.forgotten as usize, merged.rolling as usize);
+                base = world.base_at(volume, journal_id, count, rolling);
+            }
+            for (at, count) in &moments {
+                let over_base = count.filter(|count| *count as u64 >= merged.rolling);
+                let ways = [
+                    (world.kind != Kind::Before)
+                        .then(|| (Backing::Base(&base), over_base.map(|count| world.assumed(volume, count)))),
+                    (world.kind != Kind::After)
+                        .then(|| (Backing::Primary(&primary), count.map(|count| world.truth(volume, count)))),
+                ];
+                for (backing, expected) in ways.into_iter().flatten() {
+                    let reader = JournalReader::open_on(storage.clone()).unwrap();
+                    let image = Image::open(reader, NAMES[volume], *at, backing, false, &mut |_, _| {});
+                    let Some(expected) = expected else {
+                        let error = image.err();
+                        let gone = matches!(error, Some(Error::Merged { .. } | Error::NoMoment(_)));
+                        assert!(gone, "{at:?} of {plan:?}: {error:?}");
+                        continue;
+                    };
+                    let image =
+                        image.unwrap_or_else(|error| panic!("{at:?} {backing:?} of {plan:?}: {error}"));
+                    let mut read = vec![0xEE; image.bytes() as usize];
+                    image.read_at(&mut read, 0).unwrap();
+                    let differs = (0..read.len()).find(|byte| read[*byte] != expected[*byte]);
+                    assert_eq!(differs, None, "{at:?} {backing:?} volume {volume} of {plan:?}");
+                }
+            }
+        }
+    });
 }
 
 #[test]

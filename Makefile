@@ -56,6 +56,7 @@ bench: system-packages
 	$(CARGO) run $(RELEASE) --quiet --package driver --example drain_bandwidth
 	$(CARGO) run $(RELEASE) --quiet --package journal --example append_speed -- build
 	$(CARGO) run $(RELEASE) --quiet --package journal --example map_speed -- build
+	$(CARGO) run $(RELEASE) --quiet --package journal --example merge_speed -- build
 	@tools/system-packages.sh nbdkit:nbdkit fio:fio
 	$(CARGO) build $(RELEASE) --quiet --package nbd --examples
 	$(CARGO) run $(RELEASE) --quiet --package nbd --example request_speed -- build

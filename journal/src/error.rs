@@ -161,6 +161,17 @@ pub enum Error {
         /// How many.
         writes: u64,
     },
+    /// A restore failed, and what it had made is kept.
+    #[error("{error}; {bytes} bytes of the image are kept in {file}: the same command goes on from there, and removing it forgets them")]
+    Unfinished {
+        /// Why it failed.
+        #[source]
+        error: Box<Error>,
+        /// Where the unfinished image lies.
+        file: String,
+        /// Bytes of it, from the front, that are durable.
+        bytes: u64,
+    },
     /// The base image doesn't fit the volume.
     #[error("{file}: {what}")]
     Base {
@@ -184,7 +195,10 @@ impl Error {
 
     /// Is it about damage in the file, rather than about what was asked?
     pub fn is_corruption(&self) -> bool {
-        matches!(self, Error::Corrupt { .. } | Error::Truncated { .. })
+        match self {
+            Error::Unfinished { error, .. } => error.is_corruption(),
+            _ => matches!(self, Error::Corrupt { .. } | Error::Truncated { .. }),
+        }
     }
 }
 

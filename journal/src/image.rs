@@ -521,6 +521,36 @@ impl Image {
         self.confirm()
     }
 
+    /// What the image is, down to the last bit: two images with the same identity have the same bytes. `None`:
+    /// that can't be told, of a primary that changes, or a device.
+    pub(crate) fn identity(&self) -> Result<Option<String>, Error> {
+        use std::os::unix::fs::MetadataExt;
+        let metadata =
+            self.backing.metadata().map_err(|e| Error::io(&self.backing_name, "looking at it", e))?;
+        if !self.is_still() || !metadata.is_file() {
+            return Ok(None);
+        }
+        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let (facts, volume) = (&self.facts, &self.volume);
+        Ok(Some(format!(
+            "journal {}\nvolume {}\norder {} {}\nbytes {}\nbase {} {} {} {}.{} {}.{} {}\nmap {}",
+            hex(&self.payloads.journal_id()),
+            volume.name().escape_debug(),
+            facts.order,
+            facts.timestamp,
+            self.bytes(),
+            metadata.dev(),
+            metadata.ino(),
+            metadata.size(),
+            metadata.mtime(),
+            metadata.mtime_nsec(),
+            metadata.ctime(),
+            metadata.ctime_nsec(),
+            hex(&volume.base_id),
+            hex(&self.map.digest()),
+        )))
+    }
+
     /// Does the backing stay as it is?
     pub(crate) fn is_still(&self) -> bool {
         self.follower.is_none()

@@ -102,6 +102,11 @@ impl Payloads {
         }
     }
 
+    /// The journal that they are of.
+    pub fn journal_id(&self) -> [u8; 16] {
+        self.journal_id
+    }
+
     /// Reads part of an image: `out.len()` bytes from `skip` on. `place` is the file offset of the
     /// record's payload; `second` chooses the image after the write where there are both.
     pub fn read(&self, place: u64, second: bool, skip: u64, out: &mut [u8]) -> Result<(), Error> {

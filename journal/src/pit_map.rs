@@ -2,6 +2,7 @@
 //! it is where it always was (primary, or a base), or in which entry of the journal.
 
 use crate::history::{mark, Write};
+use sha2::{Digest, Sha256};
 use std::collections::BinaryHeap;
 
 /// Sectors whose bytes lie together.
@@ -147,6 +148,22 @@ impl PitMap {
     /// All extents.
     pub fn extents(&self) -> &[Extent] {
         &self.extents
+    }
+
+    /// SHA-256 of what it says.
+    pub fn digest(&self) -> [u8; 32] {
+        let mut digest = Sha256::new();
+        for extent in &self.extents {
+            let mut row = [0; size_of::<Extent>()];
+            row[..8].copy_from_slice(&extent.lba.to_le_bytes());
+            row[8..16].copy_from_slice(&extent.place.to_le_bytes());
+            row[16..20].copy_from_slice(&extent.sectors.to_le_bytes());
+            row[20..22].copy_from_slice(&extent.skip.to_le_bytes());
+            row[22] = extent.marks;
+            row[23] = extent.port;
+            digest.update(row);
+        }
+        digest.finalize().into()
     }
 
     /// The extents that touch these sectors, cut to them.

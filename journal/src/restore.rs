@@ -1,16 +1,18 @@
 //! Writes a volume's image at a moment into a new file, or over a device.
 
+mod unfinished;
+
 use crate::error::Error;
 use crate::history::MissingSpan;
 use crate::image::{Backing, Image, Origin};
 use crate::moment::Moment;
-use crate::open::sync_directory;
 use crate::reader::JournalReader;
 use crate::sparse::SparseImage;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileTypeExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use unfinished::Unfinished;
 
 /// Bytes that are read from the image and written at a time.
 const PIECE_BYTES: u64 = 1 << 20;
@@ -70,10 +72,13 @@ pub struct Restored {
     pub bytes: u64,
     /// Gaps that the image crosses (only with `allow_gaps`).
     pub gaps: Vec<MissingSpan>,
+    /// Bytes, from the front, that an interrupted restore of the same had made already.
+    pub resumed: u64,
 }
 
 /// Makes the image. On any error nothing stands under `out`'s name that wasn't there before; a
-/// device may have been written in part.
+/// device may have been written in part. What a large image had come to stays beside it under a temporary name,
+/// and the same restore goes on from there: [`Error::Unfinished`] says so, where it isn't killed.
 pub fn restore(
     reader: JournalReader,
     options: &RestoreOptions<'_>,
@@ -88,19 +93,26 @@ pub fn restore(
         options.allow_gaps,
         &mut |done, total| progress(Progress { stage: Stage::Reading, done, total }),
     )?;
-    match out {
+    let resumed = match out {
         Out::Device(file, name) => {
             let mut device = SparseImage::over_device(&file, &name, image.bytes())?;
-            write(&image, &mut device, false, progress)?;
+            write(&image, &mut device, 0, false, &mut |done| {
+                progress(Progress { stage: Stage::Writing, done, total: image.bytes() });
+                Ok(())
+            })?;
             file.sync_all().map_err(|e| Error::io(&name, "making it durable", e))?;
+            0
         }
         Out::File => {
-            let unfinished = Unfinished::new(options)?;
-            let mut file = SparseImage::new(&unfinished.file, &unfinished.name, image.bytes())?;
-            write(&image, &mut file, true, progress)?;
-            unfinished.publish(options)?;
+            let mut unfinished = Unfinished::open(options.out, image.identity()?, image.bytes())?;
+            let resumed = unfinished.done;
+            match fill(&image, &mut unfinished, progress) {
+                Ok(()) => unfinished.publish(options.out, options.force)?,
+                Err(error) => return Err(with_kept(error, &unfinished)),
+            }
+            resumed
         }
-    }
+    };
     let facts = image.facts();
     Ok(Restored {
         order: facts.order,
@@ -110,19 +122,43 @@ pub fn restore(
         doubtful: facts.doubtful,
         bytes: facts.mapped_bytes,
         gaps: facts.gaps.clone(),
+        resumed,
     })
 }
 
-/// Writes the whole image. `blank`: `out` is one hole, and what is zero need not be written.
+/// Writes what of the image is missing.
+fn fill(image: &Image, unfinished: &mut Unfinished, progress: &mut dyn FnMut(Progress)) -> Result<(), Error> {
+    let (from, total) = (unfinished.done, image.bytes());
+    let file = unfinished.file.try_clone();
+    let file = file.map_err(|e| Error::io(&unfinished.name, "opening it twice", e))?;
+    let name = unfinished.name.clone();
+    let mut out = SparseImage::over_file(&file, &name, total);
+    write(image, &mut out, from, true, &mut |done| {
+        progress(Progress { stage: Stage::Writing, done, total });
+        unfinished.note(done)
+    })
+}
+
+/// What went wrong, and what is left of the work.
+fn with_kept(error: Error, unfinished: &Unfinished) -> Error {
+    match unfinished.kept() {
+        Some((file, bytes)) => Error::Unfinished { error: Box::new(error), file, bytes },
+        None => error,
+    }
+}
+
+/// Writes the image from an offset on. `blank`: there `out` is one hole, and what is zero need not be written.
+/// `written` hears up to where it is.
 fn write(
     image: &Image,
     out: &mut SparseImage<'_>,
+    from: u64,
     blank: bool,
-    progress: &mut dyn FnMut(Progress),
+    written: &mut dyn FnMut(u64) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let total = image.bytes();
     let mut buffer = vec![0; PIECE_BYTES.min(total) as usize];
-    let mut at = 0;
+    let mut at = from;
     while at < total {
         let length = PIECE_BYTES.min(total - at);
         for run in image.runs(at, length)? {
@@ -148,7 +184,7 @@ fn write(
             }
         }
         at += length;
-        progress(Progress { stage: Stage::Writing, done: at, total });
+        written(at)?;
     }
     // Holes of a base were left out without reading them.
     image.confirm_whole()
@@ -184,54 +220,6 @@ impl Out {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Out::File),
             Err(e) => Err(Error::io(&name, "looking for it", e)),
         }
-    }
-}
-
-/// The image under a temporary name in the same directory, removed unless it is published.
-struct Unfinished {
-    file: File,
-    path: PathBuf,
-    name: String,
-}
-
-impl Unfinished {
-    fn new(options: &RestoreOptions<'_>) -> Result<Self, Error> {
-        let name = options.out.display().to_string();
-        let last =
-            options.out.file_name().ok_or_else(|| Error::Invalid(format!("{name}: not a file's name")))?;
-        let temporary = format!(".{}.partial-{}", last.to_string_lossy(), std::process::id());
-        let path = options.out.with_file_name(temporary);
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(&path)
-            .map_err(|e| Error::io(&name, "creating it (under a temporary name)", e))?;
-        Ok(Self { file, path, name })
-    }
-
-    /// Durable first, then the name: whoever sees the name sees the whole image.
-    fn publish(self, options: &RestoreOptions<'_>) -> Result<(), Error> {
-        use rustix::fs::{renameat_with, RenameFlags, CWD};
-        self.file.sync_all().map_err(|e| Error::io(&self.name, "making it durable", e))?;
-        let flags = if options.force { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
-        match renameat_with(CWD, &self.path, CWD, options.out, flags) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::EXIST) => return Err(Error::Exists { file: self.name.clone() }),
-            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) if !options.force => {
-                std::fs::hard_link(&self.path, options.out)
-                    .map_err(|e| Error::io(&self.name, "giving it its name", e))?;
-            }
-            Err(e) => return Err(Error::io(&self.name, "giving it its name", e.into())),
-        }
-        sync_directory(options.out)
-    }
-}
-
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        // Gone already if it was renamed.
-        let _ = std::fs::remove_file(&self.path);
     }
 }
 

@@ -23,6 +23,8 @@ struct Printed<'a> {
     doubtful: u64,
     bytes: u64,
     gaps: Vec<u8>,
+    /// Bytes that an interrupted restore had made already.
+    resumed: u64,
 }
 
 /// Runs the command.
@@ -44,10 +46,21 @@ pub fn run(arguments: &Restore) -> Result<(), Error> {
     let restored = with_bars(|progress| restore(reader, &options, progress)).map_err(hinted)?;
     let mut output = Output::new();
     if arguments.json {
-        let Restored { order, timestamp, entries, skipped, doubtful, bytes, ref gaps } = restored;
+        let Restored { order, timestamp, entries, skipped, doubtful, bytes, ref gaps, resumed } = restored;
         let gaps = ports(gaps);
         let (volume, out) = (arguments.volume.as_str(), out.display().to_string());
-        output.json(&Printed { volume, out, order, timestamp, entries, skipped, doubtful, bytes, gaps })?;
+        output.json(&Printed {
+            volume,
+            out,
+            order,
+            timestamp,
+            entries,
+            skipped,
+            doubtful,
+            bytes,
+            gaps,
+            resumed,
+        })?;
     } else {
         print(&options, &restored, &mut output)?;
     }
@@ -113,6 +126,12 @@ fn print(options: &RestoreOptions<'_>, restored: &Restored, output: &mut Output)
         options.backing.path().display(),
         grouped(restored.skipped)
     ))?;
+    if restored.resumed > 0 {
+        output.line(format!(
+            "  went on at {}, where an interrupted restore had ended",
+            bytes(restored.resumed)
+        ))?;
+    }
     if restored.doubtful > 0 {
         let entries = count(restored.doubtful, "write is", "writes are");
         output.line(format!(

@@ -20,7 +20,7 @@ use std::collections::HashMap;
 use zerocopy::FromBytes;
 
 /// A write to the volume, small enough that ten million of them fit in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Write {
     /// First sector << 16 | sectors.
     extent: u64,
@@ -273,6 +273,9 @@ impl PartSource {
     }
 }
 
+/// Writes that room is reserved for at once.
+const MOST_RESERVED: u64 = 1 << 26;
+
 struct Gather<'a> {
     reader: &'a JournalReader,
     volumes: &'a [Volume],
@@ -318,7 +321,9 @@ impl<'a> Gather<'a> {
     fn part(&mut self, part: &Part, payloads: &Payloads) -> Result<(), Error> {
         let mut open: HashMap<(u16, u64), (usize, usize)> = HashMap::new();
         if let [found] = &mut self.found[..] {
-            found.writes.reserve(part.rows.len());
+            // Most entries of a journal are of its largest volume; what isn't used is never touched.
+            let all = self.reader.summary().order.min(MOST_RESERVED) as usize;
+            found.writes.reserve(part.rows.len().max(all.saturating_sub(self.entries as usize)));
         }
         for row in &part.rows {
             self.row(row, part, &mut open)?;

@@ -123,11 +123,15 @@ impl Journal {
 
     /// Appends it. Nothing of any port is still to come from before: ports begin behind the journal's end.
     pub(crate) fn append_own(&mut self, record: &OwnedRecord) -> Result<(), Error> {
+        self.append_own_record(&record.as_record())
+    }
+
+    /// The same with the payload where it lies.
+    pub(crate) fn append_own_record(&mut self, record: &Record<'_>) -> Result<(), Error> {
         let timestamp = record.header.timestamp.get();
         let delivered: Vec<Delivered> =
             self.tables().ports.iter().map(|port| Delivered { port: port.port, timestamp }).collect();
-        let record: Record<'_> = record.as_record();
-        self.append_any(&[record], &delivered).map(drop)
+        self.append_any(&[*record], &delivered).map(drop)
     }
 }
 

@@ -11,9 +11,11 @@ use crate::error::Error;
 use crate::image::{open_backing, Backing, Image};
 use crate::moment::Moment;
 use crate::reader::JournalReader;
-use crate::record::OwnedRecord;
+use crate::record::{OwnedRecord, Record};
+use crate::storage;
 use crate::tables::Volume;
-use crate::writer::Journal;
+use crate::writer::{Commit, Journal};
+use layout::crc;
 use layout::entry::{flags, EntryHeader, Journaled, Kind, Rollback, Updated};
 use layout::journal_file::{technique, BLOCK_BYTES};
 use layout::SECTOR_BYTES;
@@ -21,12 +23,15 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use zerocopy::IntoBytes;
 
 /// Largest piece: what one entry brings back, in sectors.
 const LARGEST_PIECE: usize = 256;
-/// Bytes of pieces between two syncs.
-const SYNC_BYTES: usize = 16 << 20;
+/// Bytes of pieces between two syncs of the journal.
+const SYNC_BYTES: usize = 32 << 20;
+/// Bytes of pieces between two syncs of primary: until then what is written there is not known to be.
+const PRIMARY_SYNC_BYTES: usize = 1 << 30;
 
 /// What is to be brought back.
 #[derive(Clone, Copy, Debug)]
@@ -102,7 +107,17 @@ impl Journal {
             discarded,
             ..RolledBack::default()
         };
-        let mut work = Work { journal: self, image: &image, primary, waiting: Vec::new(), bytes: 0 };
+        let mut work = Work {
+            journal: self,
+            image: &image,
+            primary,
+            buffers: (Vec::new(), Vec::new()),
+            waiting: Vec::new(),
+            bytes: 0,
+            syncing: None,
+            written: Vec::new(),
+            unsynced: 0,
+        };
         work.mark(&done)?;
         let total = extents.iter().map(|(_, bytes)| bytes).sum();
         for (offset, bytes) in extents {
@@ -115,6 +130,8 @@ impl Journal {
                 progress(done.compared, total);
             }
         }
+        work.write()?;
+        work.write_journaled()?;
         work.settle()?;
         done.last = work.journal.end().order.max(1);
         work.mark(&done)?;
@@ -239,13 +256,35 @@ fn open_primary(path: &Path, volume: &Volume) -> Result<(String, File), Error> {
     Ok((name, file))
 }
 
+/// From the first to the last sector that differs.
+fn differing(wanted: &[u8], there: &[u8]) -> Option<std::ops::Range<usize>> {
+    let differs = |(a, b): (&[u8], &[u8])| a != b;
+    let mut sectors = wanted.chunks(SECTOR_BYTES).zip(there.chunks(SECTOR_BYTES));
+    let first = sectors.position(differs)?;
+    let mut later = wanted[(first + 1) * SECTOR_BYTES..]
+        .chunks(SECTOR_BYTES)
+        .zip(there[(first + 1) * SECTOR_BYTES..].chunks(SECTOR_BYTES));
+    let last = later.rposition(differs).map_or(first, |after| first + 1 + after);
+    Some(first * SECTOR_BYTES..((last + 1) * SECTOR_BYTES).min(wanted.len()))
+}
+
+/// What primary gets back: its entry, where, and the data.
+type Piece = (EntryHeader, u64, Vec<u8>);
+
 struct Work<'a> {
     journal: &'a mut Journal,
     image: &'a Image,
     primary: (String, File),
     /// Journaled and not yet written: entry, offset, data.
-    waiting: Vec<(EntryHeader, u64, Vec<u8>)>,
+    waiting: Vec<Piece>,
     bytes: usize,
+    /// What is being made durable in the journal, and will be written then.
+    syncing: Option<(JoinHandle<(Commit, Result<(), Error>)>, Vec<Piece>)>,
+    /// Written and not yet durable in primary: the entries, and bytes.
+    written: Vec<EntryHeader>,
+    unsynced: usize,
+    /// What there has to be, and what there is.
+    buffers: (Vec<u8>, Vec<u8>),
 }
 
 impl Work<'_> {
@@ -269,21 +308,35 @@ impl Work<'_> {
 
     /// Journals a piece if it differs, from its first to its last sector that does.
     fn piece(&mut self, offset: u64, length: usize, done: &mut RolledBack) -> Result<(), Error> {
-        let (mut wanted, mut there) = (vec![0; length], vec![0; length]);
+        let (mut wanted, mut there) = std::mem::take(&mut self.buffers);
+        wanted.resize(length, 0);
+        there.resize(length, 0);
         self.image.read_at(&mut wanted, offset)?;
         backing::read(&self.primary.1, &self.primary.0, &mut there, offset)?;
-        let sectors = || wanted.chunks(SECTOR_BYTES).zip(there.chunks(SECTOR_BYTES));
-        let Some(first) = sectors().position(|(a, b)| a != b) else { return Ok(()) };
-        let last = sectors().enumerate().filter(|(_, (a, b))| a != b).map(|(index, _)| index).max();
-        let end = (last.unwrap_or(first) + 1) * SECTOR_BYTES;
-        let range = first * SECTOR_BYTES..end.min(length);
-        let (before, after) = (&there[range.clone()], &wanted[range.clone()]);
-        let at = offset + range.start as u64;
+        if let Some(range) = differing(&wanted, &there) {
+            let at = offset + range.start as u64;
+            self.bring_back(at, &there[range.clone()], &wanted[range], done)?;
+        }
+        self.buffers = (wanted, there);
+        if self.bytes >= SYNC_BYTES {
+            self.write()?;
+        }
+        Ok(())
+    }
+
+    /// Journals that primary gets back what it had, to be written once that is durable.
+    fn bring_back(
+        &mut self,
+        at: u64,
+        before: &[u8],
+        after: &[u8],
+        done: &mut RolledBack,
+    ) -> Result<(), Error> {
         let kind = entry_kind(self.image.volume());
         let payload = match kind {
-            Kind::Before => before.to_vec(),
-            Kind::After => after.to_vec(),
-            _ => [before, after].concat(),
+            Kind::Before => [before, &[]],
+            Kind::After => [after, &[]],
+            _ => [before, after],
         };
         let mut header = self.journal.next_header(
             kind,
@@ -291,31 +344,60 @@ impl Work<'_> {
             self.image.volume().index,
         );
         header.set_lba(at / SECTOR_BYTES as u64);
-        header.sectors = ((range.len() / SECTOR_BYTES) as u16).into();
+        header.sectors = ((after.len() / SECTOR_BYTES) as u16).into();
         header.set_status(Journaled::Port, Updated::Pending);
-        header.seal(&payload);
-        self.journal.append_own(&OwnedRecord { header, payload })?;
+        header.payload_bytes = ((payload[0].len() + payload[1].len()) as u32).into();
+        header.payload_crc = crc::append(crc::crc32c(payload[0]), payload[1]).into();
+        header.header_crc = header.computed_crc().into();
+        self.journal.append_own_record(&Record { header, payload })?;
         done.entries += 1;
         done.written += after.len() as u64;
         self.bytes += after.len();
         self.waiting.push((header, at, after.to_vec()));
-        if self.bytes >= SYNC_BYTES {
+        Ok(())
+    }
+
+    /// What is journaled begins to be made durable, beside what comes next; and what had begun before is written.
+    fn write(&mut self) -> Result<(), Error> {
+        self.write_journaled()?;
+        self.journal.flush()?;
+        let begun = self.journal.begin_commit();
+        let syncing = std::thread::spawn(move || {
+            let synced = begun.sync();
+            (begun, synced)
+        });
+        self.syncing = Some((syncing, std::mem::take(&mut self.waiting)));
+        self.bytes = 0;
+        Ok(())
+    }
+
+    /// Waits until what began to be made durable is, and writes it; the device may begin with it.
+    fn write_journaled(&mut self) -> Result<(), Error> {
+        let Some((syncing, pieces)) = self.syncing.take() else { return Ok(()) };
+        let Ok((begun, synced)) = syncing.join() else {
+            return Err(Error::Invalid("the thread that makes the journal durable has panicked".into()));
+        };
+        self.journal.finish_commit(begun, synced)?;
+        let (name, primary) = &self.primary;
+        for (entry, offset, data) in pieces {
+            primary.write_all_at(&data, offset).map_err(|e| {
+                Error::io(name, format!("writing {} bytes at offset {offset}", data.len()), e)
+            })?;
+            storage::begin_writeback(primary, offset, data.len() as u64);
+            self.unsynced += data.len();
+            self.written.push(entry);
+        }
+        if self.unsynced >= PRIMARY_SYNC_BYTES {
             self.settle()?;
         }
         Ok(())
     }
 
-    /// What is journaled is made durable, then written, then made durable there, then known to be.
+    /// What is written is made durable there, and only then known to be.
     fn settle(&mut self) -> Result<(), Error> {
-        self.journal.sync()?;
         let (name, primary) = &self.primary;
-        for (_, offset, data) in &self.waiting {
-            primary.write_all_at(data, *offset).map_err(|e| {
-                Error::io(name, format!("writing {} bytes at offset {offset}", data.len()), e)
-            })?;
-        }
         primary.sync_data().map_err(|e| Error::io(name, "making primary durable (fdatasync)", e))?;
-        for (entry, _, _) in std::mem::take(&mut self.waiting) {
+        for entry in std::mem::take(&mut self.written) {
             let mut header = self.journal.next_header(Kind::Completion, entry.port, entry.volume.get());
             header.number = entry.number;
             header.lba = entry.lba;
@@ -324,7 +406,7 @@ impl Work<'_> {
             header.seal(&[]);
             self.journal.append_own(&OwnedRecord { header, payload: Vec::new() })?;
         }
-        self.bytes = 0;
+        self.unsynced = 0;
         Ok(())
     }
 }

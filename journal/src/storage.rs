@@ -231,12 +231,7 @@ impl Storage for FileStorage {
             // It is there already.
             return;
         }
-        let (Ok(offset), Ok(bytes)) = (i64::try_from(offset), i64::try_from(bytes)) else { return };
-        // SAFETY: the descriptor is open as long as `self.file` lives, and the call touches no memory
-        // of ours. Its result is of no use: an error of the device stays with the file until fdatasync.
-        unsafe {
-            libc::sync_file_range(self.file.as_raw_fd(), offset, bytes, libc::SYNC_FILE_RANGE_WRITE);
-        }
+        begin_writeback(&self.file, offset, bytes);
     }
 
     fn pin(&self, offset: u64) -> io::Result<()> {
@@ -260,6 +255,16 @@ impl Storage for FileStorage {
             }
             other => other.map_err(io::Error::from),
         }
+    }
+}
+
+/// Hints that these bytes of a file may start on their way to the device.
+pub(crate) fn begin_writeback(file: &File, offset: u64, bytes: u64) {
+    let (Ok(offset), Ok(bytes)) = (i64::try_from(offset), i64::try_from(bytes)) else { return };
+    // SAFETY: the descriptor is open as long as `file` lives, and the call touches no memory of ours. Its result is
+    // of no use: an error of the device stays with the file until fdatasync.
+    unsafe {
+        libc::sync_file_range(file.as_raw_fd(), offset, bytes, libc::SYNC_FILE_RANGE_WRITE);
     }
 }
 

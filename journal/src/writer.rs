@@ -139,6 +139,21 @@ pub struct Journal {
     pub(crate) stopped: bool,
 }
 
+/// A commit under way: see [`Journal::begin_commit`].
+pub(crate) struct Commit {
+    storage: Arc<dyn Storage>,
+    /// Without its generation.
+    note: Note,
+    numbers: Vec<(u8, u64)>,
+}
+
+impl Commit {
+    /// Its first step, which takes long.
+    pub fn sync(&self) -> Result<(), Error> {
+        storage::sync(&*self.storage)
+    }
+}
+
 /// Where the chain of batches stands.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Chain {
@@ -517,33 +532,46 @@ impl Journal {
 
     /// The two steps of a commit.
     pub(crate) fn commit(&mut self) -> Result<(), Error> {
-        // 1. The batches. A crash before this returns may lose any of them: none was acknowledged.
-        let synced = storage::sync(&*self.storage);
+        let begun = self.begin_commit();
+        let synced = begun.sync();
+        self.finish_commit(begun, synced)
+    }
+
+    /// What a commit makes durable: everything written so far. Its sync may run beside the owner, who goes on writing.
+    pub(crate) fn begin_commit(&self) -> Commit {
+        Commit {
+            storage: Arc::clone(&self.storage),
+            note: Note {
+                prefix: block::prefix(magic::NOTE),
+                journal_id: self.head.journal_id(),
+                generation: 0.into(),
+                session: self.chain.session.into(),
+                batch: self.chain.batch.into(),
+                batch_offset: self.chain.batch_offset.into(),
+                batch_crc: self.chain.batch_crc.into(),
+                reserved: 0.into(),
+                order: self.chain.written_order.into(),
+                timestamp: self.chain.written_timestamp.into(),
+            },
+            numbers: self.chain.ports.values().map(|state| (state.port, state.last_number.get())).collect(),
+        }
+    }
+
+    /// Ends a commit whose sync came to that.
+    pub(crate) fn finish_commit(&mut self, begun: Commit, synced: Result<(), Error>) -> Result<(), Error> {
+        // 1. The batches. A crash before the sync returned may lose any of them: none was acknowledged.
         self.stop_on_error(synced)?;
         // 2. The note that they are durable, itself durable. A crash before this returns leaves whole
         //    batches that nobody was told of. After it, whoever finds one of them damaged knows that
         //    it had been whole.
-        let note = Note {
-            prefix: block::prefix(magic::NOTE),
-            journal_id: self.head.journal_id(),
-            generation: (self.note_generation + 1).into(),
-            session: self.chain.session.into(),
-            batch: self.chain.batch.into(),
-            batch_offset: self.chain.batch_offset.into(),
-            batch_crc: self.chain.batch_crc.into(),
-            reserved: 0.into(),
-            order: self.chain.written_order.into(),
-            timestamp: self.chain.written_timestamp.into(),
-        };
+        let Commit { mut note, numbers, .. } = begun;
+        note.generation = (self.note_generation + 1).into();
         let written = head::write_note(&*self.storage, &note);
         self.stop_on_error(written)?;
         self.note_generation += 1;
-        self.durable_batch = self.chain.batch;
-        self.durable = Durable {
-            order: self.chain.written_order,
-            timestamp: self.chain.written_timestamp,
-            numbers: self.chain.ports.values().map(|state| (state.port, state.last_number.get())).collect(),
-        };
+        assert!(self.durable_batch <= note.batch.get(), "commits end in the order in which they began");
+        self.durable_batch = note.batch.get();
+        self.durable = Durable { order: note.order.get(), timestamp: note.timestamp.get(), numbers };
         Ok(())
     }
 

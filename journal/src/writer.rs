@@ -190,6 +190,18 @@ impl Journal {
         &self.head.tables
     }
 
+    /// Where it lies, and with it the owner's lock: whoever keeps this can end a session and begin the next,
+    /// and nobody else becomes the owner in between.
+    pub fn storage(&self) -> Arc<dyn Storage> {
+        Arc::clone(&self.storage)
+    }
+
+    /// The ports' delivered watermarks.
+    pub fn delivered(&self) -> Vec<Delivered> {
+        let states = self.chain.ports.values();
+        states.map(|state| Delivered { port: state.port, timestamp: state.delivered.get() }).collect()
+    }
+
     /// Appends records, which must be in stamp order, and the ports' delivered watermarks after them
     /// (see [`crate::order::Order::delivered`]). Header and payload CRCs are checked; watermark
     /// records are refused.

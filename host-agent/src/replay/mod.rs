@@ -7,16 +7,21 @@
 //! | `flight` | what is under way in the card; what has to be offered again |
 //! | `run` | the loop: offer, step the card, take answers and records |
 //! | `recorder` | records → order → journal → durable |
+//! | `backlog` | records that the journal has no room for |
+//! | `ledger` | the journal, its own or a daemon's |
 //! | `report` | what came of it |
 
+mod backlog;
 mod events;
 mod flight;
-mod primary;
+mod ledger;
+pub mod primary;
 mod recorder;
 mod report;
 mod run;
 
 use crate::arguments::Replay;
+use crate::daemon;
 use crate::error::Error;
 use crate::output::{count, Output};
 use crate::progress::{bar, Unit};
@@ -24,18 +29,21 @@ use driver::{BringUp, Driver};
 use engine::frame::{PortRules, VolumeTable};
 use events::Events;
 use flight::{Flight, Limits};
+use indicatif::ProgressBar;
 use journal::{CreateOptions, Journal, Port, PortKind, PreviousEnd, Tables};
 use layout::registers::ticks;
-use primary::Primary;
+pub use ledger::Ledger;
+pub use primary::Primary;
 use recorder::Recorder;
 use run::Run;
 use sim::target::VbladeModel;
 use sim::{CardOptions, SimulatedCard};
 use std::collections::HashSet;
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Name and version, for the journal's session record.
-const WRITER: &str = concat!("host-agent replay ", env!("CARGO_PKG_VERSION"));
+pub const WRITER: &str = concat!("host-agent replay ", env!("CARGO_PKG_VERSION"));
 /// Bytes of a port's store-and-forward buffer in the standard configuration (`hdl::card`), less a
 /// margin for the word that is being read and the frame that is being checked.
 const PORT_BUFFER_BYTES: usize = 16 * 1024 - 64;
@@ -44,16 +52,32 @@ const FLUSH_MICROSECONDS: u64 = 100;
 
 /// Runs the command.
 pub fn run(arguments: &Replay) -> Result<(), Error> {
+    let mut output = Output::new();
+    let bar = bar("replaying", Unit::Of("frames"));
+    let own = |primaries: &[Primary], output: &mut Output| -> Result<Box<dyn Ledger>, Error> {
+        Ok(Box::new(open_journal(arguments, primaries, output)?))
+    };
+    match into(arguments, own, bar, &mut output) {
+        Err(Error::Journal(locked @ journal::Error::Locked { .. })) => daemon::replay(arguments, locked),
+        result => result,
+    }
+}
+
+/// Replays into the journal that `open` gives for the images.
+pub fn into(
+    arguments: &Replay,
+    open: impl FnOnce(&[Primary], &mut Output) -> Result<Box<dyn Ledger>, Error>,
+    bar: ProgressBar,
+    output: &mut Output,
+) -> Result<(), Error> {
     check_ports(arguments)?;
     // Everything that is read is looked at before anything is written.
-    let bar = bar("replaying", Unit::Of("frames"));
     let survey = events::survey(&arguments.capture, |frames| bar.inc_length(frames))?;
     bar.set_length(survey.frames.iter().sum());
     let primaries = primary::open(&arguments.primary)?;
-    let journal = open_journal(arguments, &primaries)?;
+    let journal = open(&primaries, output)?;
     let table = primary::card_table(&journal.tables().volumes)?;
-    let mut output = Output::new();
-    let driver = bring_up(arguments, &primaries, &journal, &table)?;
+    let driver = bring_up(arguments, &primaries, &*journal, &table)?;
     let limits = Limits {
         window: arguments.window.into(),
         buffer_bytes: (!arguments.burst).then_some(PORT_BUFFER_BYTES),
@@ -67,15 +91,15 @@ pub fn run(arguments: &Replay) -> Result<(), Error> {
         events: Events::new(&arguments.capture, &survey)?,
         arguments,
         bar,
-        output: &mut output,
+        output,
         totals: Default::default(),
     };
     let result = run.until_settled(driver)?;
     for primary in &primaries {
         primary.file.sync_all().map_err(|e| Error::io(primary.name.as_ref(), "making it durable", e))?;
     }
-    report::print(arguments, &result, &mut output)?;
-    output.finish()
+    report::print(arguments, &result, output)?;
+    output.flush()
 }
 
 fn check_ports(arguments: &Replay) -> Result<(), Error> {
@@ -86,21 +110,24 @@ fn check_ports(arguments: &Replay) -> Result<(), Error> {
     }
 }
 
-fn open_journal(arguments: &Replay, primaries: &[Primary]) -> Result<Journal, Error> {
-    let ports: Vec<Port> = (0..SimulatedCard::PORTS)
-        .map(|port| Port {
-            port: port as u8,
-            kind: PortKind::Card,
-            arbiter: 0,
-            name: format!("simulated card, port {port}"),
-        })
-        .collect();
+/// The card's ports, as the journal knows them.
+pub fn ports() -> Vec<Port> {
+    let port = |port| Port {
+        port: port as u8,
+        kind: PortKind::Card,
+        arbiter: 0,
+        name: format!("simulated card, port {port}"),
+    };
+    (0..SimulatedCard::PORTS).map(port).collect()
+}
+
+fn open_journal(arguments: &Replay, primaries: &[Primary], output: &mut Output) -> Result<Journal, Error> {
     if arguments.create {
         let options = CreateOptions {
             bytes: Some(arguments.size.0),
             segment_bytes: None,
             volumes: primary::volumes(primaries, &Tables::default())?,
-            ports,
+            ports: ports(),
             writer: WRITER.into(),
         };
         return Journal::create(&arguments.journal, &options).map_err(|error| match error {
@@ -114,40 +141,41 @@ fn open_journal(arguments: &Replay, primaries: &[Primary]) -> Result<Journal, Er
         }
         _ => error.into(),
     })?;
-    tell_what_was_found(arguments, &journal);
+    tell_what_was_found(&arguments.journal, &journal, output);
     let volumes = primary::volumes(primaries, journal.tables())?;
     journal.set_volumes(&volumes)?;
-    journal.set_ports(&ports)?;
+    journal.set_ports(&ports())?;
     Ok(journal)
 }
 
 /// What opening found and did goes to the one who has to know: nothing of it is an error.
-fn tell_what_was_found(arguments: &Replay, journal: &Journal) {
-    let name = arguments.journal.display();
+pub fn tell_what_was_found(name: &Path, journal: &Journal, output: &mut Output) {
+    let name = name.display();
     let opened = journal.opened();
     let end = journal.end();
-    eprintln!("{name}: session {} goes on after {}", opened.session, count(end.order, "entry", "entries"));
+    let entries = count(end.order, "entry", "entries");
+    output.note(format!("{name}: session {} goes on after {entries}", opened.session));
     if let Some(cut) = opened.cut {
-        eprintln!(
+        output.note(format!(
             "{name}: cut off a torn tail of {} bytes at offset {}; nothing of it had been reported durable",
             cut.bytes, cut.offset
-        );
+        ));
     }
     for repaired in &opened.repaired {
-        eprintln!("{name}: repaired from an intact copy: {repaired}");
+        output.note(format!("{name}: repaired from an intact copy: {repaired}"));
     }
     if opened.previous == PreviousEnd::Unclean {
-        eprintln!(
+        output.note(format!(
             "{name}: the last session did not end in order. Primary may be ahead of the journal, so moments \
              from here on are made only with --allow-gaps"
-        );
+        ));
     }
 }
 
 fn bring_up(
     arguments: &Replay,
     primaries: &[Primary],
-    journal: &Journal,
+    journal: &dyn Ledger,
     table: &[(u16, u8)],
 ) -> Result<Driver<SimulatedCard>, Error> {
     let served = primaries.iter().map(Primary::served).collect::<Result<Vec<_>, _>>()?;

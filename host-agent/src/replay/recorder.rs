@@ -1,11 +1,13 @@
 //! From the card's rings into the journal: order, append, make durable, report back.
 
+use super::backlog::Backlog;
 use super::flight::Flight;
+use super::ledger::Ledger;
 use crate::error::Error;
 use driver::{Card, Completions, Driver};
 use journal::order::{Order, OrderError};
-use journal::{takes_order, Journal, OwnedRecord, Record, Source, SourceIdentity};
-use layout::entry::NO_INDEX;
+use journal::{takes_order, OwnedRecord, Source, SourceIdentity};
+use layout::entry::{EntryHeader, NO_INDEX};
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
@@ -27,8 +29,9 @@ pub struct DurableNow {
 
 /// Takes records out of the rings into the journal.
 pub struct Recorder {
-    journal: Journal,
+    journal: Box<dyn Ledger>,
     order: Order<OwnedRecord>,
+    backlog: Backlog,
     completions: Completions,
     noted: HashSet<(u8, u16)>,
     /// Order of the journal's last entry when the replay began.
@@ -44,11 +47,12 @@ pub struct Recorder {
 
 impl Recorder {
     /// Appends to `journal` what `ports` ports deliver.
-    pub fn new(journal: Journal, ports: usize) -> Self {
+    pub fn new(journal: Box<dyn Ledger>, ports: usize) -> Self {
         let first_order = journal.end().order;
         Self {
             journal,
             order: Order::new((0..ports).map(|port| port as u8), WAITING_BYTES),
+            backlog: Backlog::default(),
             completions: Completions::new(ports),
             noted: HashSet::new(),
             first_order,
@@ -61,8 +65,10 @@ impl Recorder {
         }
     }
 
-    /// Takes everything that the card has delivered. Returns how many records there were.
+    /// Takes everything that the card has delivered. Returns how many records there were. Waits while the journal
+    /// has no room for what was taken before.
     pub fn take<C: Card>(&mut self, driver: &mut Driver<C>, flight: &mut Flight) -> Result<usize, Error> {
+        self.wait_for_room()?;
         driver.poll()?;
         let mut taken = 0;
         for port in 0..driver.ports() {
@@ -72,20 +78,30 @@ impl Recorder {
         }
         let ready = self.order.drain_ready();
         self.note_sources(driver, &ready)?;
-        let records: Vec<Record<'_>> = ready.iter().map(OwnedRecord::as_record).collect();
-        self.journal.append(&records, &self.order.delivered()).map_err(explained)?;
-        for record in &ready {
-            self.uncommitted_bytes += record.header.record_bytes();
-            if is_entry(record) {
+        let appended = self.backlog.append(&mut *self.journal, ready, &self.order.delivered())?;
+        self.count(&appended);
+        Ok(taken)
+    }
+
+    fn wait_for_room(&mut self) -> Result<(), Error> {
+        let appended = self.backlog.wait_for_room(&mut *self.journal, &self.order.delivered())?;
+        self.count(&appended);
+        Ok(())
+    }
+
+    /// These have reached the journal.
+    fn count(&mut self, appended: &[EntryHeader]) {
+        for header in appended {
+            self.uncommitted_bytes += header.record_bytes();
+            if is_entry(header) {
                 self.entries += 1;
-                self.last_timestamp = record.header.timestamp.get();
+                self.last_timestamp = header.timestamp.get();
                 self.first_timestamp.get_or_insert(self.last_timestamp);
             }
         }
-        if !ready.is_empty() {
+        if !appended.is_empty() {
             self.waiting_since.get_or_insert_with(Instant::now);
         }
-        Ok(taken)
     }
 
     fn take_port<C: Card>(
@@ -124,7 +140,7 @@ impl Recorder {
 
     /// The journal has to know who a source index stands for before its first entry.
     fn note_sources<C: Card>(&mut self, driver: &mut Driver<C>, ready: &[OwnedRecord]) -> Result<(), Error> {
-        for header in ready.iter().filter(|record| is_entry(record)).map(|record| &record.header) {
+        for header in ready.iter().map(|record| &record.header).filter(|header| is_entry(header)) {
             let (port, index) = (header.port, header.source.get());
             if index == NO_INDEX || !self.noted.insert((port, index)) {
                 continue;
@@ -144,11 +160,14 @@ impl Recorder {
         driver: &mut Driver<C>,
         now: bool,
     ) -> Result<Option<DurableNow>, Error> {
+        if now {
+            self.wait_for_room()?;
+        }
         let Some(since) = self.waiting_since else { return Ok(None) };
         if !now && self.uncommitted_bytes < COMMIT_BYTES && since.elapsed() < COMMIT_AFTER {
             return Ok(None);
         }
-        let durable = self.journal.sync().map_err(explained)?;
+        let durable = self.journal.sync()?;
         self.waiting_since = None;
         self.uncommitted_bytes = 0;
         // One arbiter numbers all ports, and the journal holds its entries in the order of numbers.
@@ -167,11 +186,17 @@ impl Recorder {
         (0..ports).map(|port| self.completions.open(port)).sum()
     }
 
+    /// Is nothing more to be offered?
+    pub fn stop_requested(&self) -> bool {
+        self.journal.stop_requested()
+    }
+
     /// Ends the session in order.
     pub fn close(self) -> Result<Recorded, Error> {
         let durable = self.journal.close()?;
         Ok(Recorded {
             entries: self.entries,
+            lost: self.backlog.lost(),
             first_order: self.first_order + 1,
             last_order: durable.order,
             first_timestamp: self.first_timestamp,
@@ -185,6 +210,8 @@ impl Recorder {
 pub struct Recorded {
     /// Entries.
     pub entries: u64,
+    /// Entries that it had no room for until the end: a gap.
+    pub lost: u64,
     /// Order of the first, if there are any.
     pub first_order: u64,
     /// Order of the journal's last entry.
@@ -195,16 +222,6 @@ pub struct Recorded {
     pub last_timestamp: u64,
 }
 
-fn is_entry(record: &OwnedRecord) -> bool {
-    layout::entry::Kind::from_byte(record.header.kind).is_ok_and(takes_order)
-}
-
-fn explained(error: journal::Error) -> Error {
-    match error {
-        journal::Error::Full { .. } => Error::JournalHint(
-            error,
-            "what came before is safe; make a larger journal (--create --size) and start from the base images",
-        ),
-        other => other.into(),
-    }
+fn is_entry(header: &EntryHeader) -> bool {
+    layout::entry::Kind::from_byte(header.kind).is_ok_and(takes_order)
 }

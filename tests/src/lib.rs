@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod capture;
+pub mod daemon;
 pub mod model;
 pub mod served;
 

@@ -26,14 +26,15 @@ use std::time::Instant;
 /// Lines of a replay that may wait for a client to take them; more are dropped.
 const WAITING_LINES: usize = 1024;
 
-/// Serves it to its end.
-pub fn serve(stream: UnixStream, desk: &Arc<Desk>) {
+/// Serves it to its end, and gives it back to be closed.
+pub fn serve(stream: UnixStream, desk: &Arc<Desk>) -> UnixStream {
     let mut client = Client { stream, gone: false };
     let last = match client.request().and_then(|request| answer(request, &mut client, desk)) {
         Ok(value) => Response::Result(value),
         Err(error) => error.into(),
     };
     client.send(&last);
+    client.stream
 }
 
 /// Says why, and ends it.

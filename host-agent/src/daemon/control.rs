@@ -110,8 +110,10 @@ fn take(client: tokio::net::UnixStream, desk: &Arc<Desk>, clients: &Clients) {
     };
     let desk = Arc::clone(desk);
     let serve = move || {
-        connection::serve(client, &desk);
+        let client = connection::serve(client, &desk);
+        // Before it is closed: who sees that may come again at once.
         drop(place);
+        drop(client);
     };
     if let Err(error) = thread::Builder::new().name("client".into()).spawn(serve) {
         say(format_args!("control socket: starting a client's thread: {error}"));

@@ -1,7 +1,7 @@
 //! Where the daemon's threads meet: they leave work for the journal's thread here, and read what it last saw.
 
 use super::activity::{Activity, NoTurn, Turn};
-use super::owner::{Held, Work};
+use super::owner::{Held, Tell, Work};
 use crate::error::Error;
 use crate::status::{self, Doing, Owner, PortStatus, Room, Status};
 use journal::{Journal, PreviousEnd};
@@ -70,8 +70,11 @@ impl Desk {
         work: impl FnOnce(&mut Held) -> T + Send + 'static,
     ) -> Result<Receiver<T>, Error> {
         let (give, take) = sync_channel(1);
-        // Whoever asked may be gone by then: the work is done all the same.
-        let job = move |held: &mut Held| drop(give.send(work(held)));
+        let job = move |held: &mut Held| -> Tell {
+            let done = work(held);
+            // Whoever asked may be gone by now.
+            Box::new(move || drop(give.send(done)))
+        };
         self.work.send(Work::Do(Box::new(job))).map_err(|_| over())?;
         Ok(take)
     }

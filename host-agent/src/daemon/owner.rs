@@ -14,8 +14,10 @@ use std::sync::Arc;
 /// Name and version, for the record of sessions in which the journal rests.
 const WRITER: &str = concat!("host-agent ", env!("CARGO_PKG_VERSION"), " daemon");
 
-/// Something to be done with the journal.
-pub type Job = Box<dyn FnOnce(&mut Held) + Send>;
+/// Something to be done with the journal. Gives what tells whoever waits for it.
+pub type Job = Box<dyn FnOnce(&mut Held) -> Tell + Send>;
+/// See [`Job`].
+pub type Tell = Box<dyn FnOnce()>;
 
 /// What the journal's thread is sent.
 pub enum Work {
@@ -57,8 +59,8 @@ impl Held {
     pub fn begin_ingest(&mut self, volumes: &[Volume], ports: &[Port]) -> Result<&mut Journal, Error> {
         let journal = self.journal()?;
         let space = journal.space();
-        // Sessions take room too, of what is kept for ending them.
-        if space.free <= space.reserved && space.open_bytes < space.segment_bytes / 4 {
+        // It would take room of what is kept for ending sessions in order.
+        if space.free <= space.reserved {
             let what = format!(
                 "{}: the journal is full; make room before anything is ingested",
                 self.storage.name()
@@ -68,9 +70,14 @@ impl Held {
         self.change(true, |storage| Journal::open_on(storage, replay::WRITER))?;
         // Before a write is let in: should this session be killed, these are the ports that have a gap.
         let journal = self.journal()?;
-        journal.set_volumes(volumes)?;
-        journal.set_ports(ports)?;
-        Ok(journal)
+        let set = journal.set_volumes(volumes).and_then(|()| journal.set_ports(ports));
+        if let Err(error) = set {
+            // No port is open yet, so nothing can be missing.
+            self.check();
+            self.rest()?;
+            return Err(error.into());
+        }
+        self.journal()
     }
 
     /// What was ingested is whole: ends its session in order.
@@ -139,11 +146,16 @@ impl Held {
 /// Does what is sent, until the daemon is told to end and nothing is ingested any more, or until the journal fails.
 pub fn serve(held: &mut Held, work: &Receiver<Work>, desk: &Desk) {
     while let Ok(work) = work.recv() {
-        if let Work::Do(job) = work {
-            job(held);
-        }
+        let tell = match work {
+            Work::Do(job) => Some(job(held)),
+            Work::Look => None,
+        };
+        // First: whoever is told finds it in the status.
         if let Some(journal) = &held.journal {
             desk.look_at(journal);
+        }
+        if let Some(tell) = tell {
+            tell();
         }
         if held.failed.is_some() || desk.activity.is_over() {
             break;

@@ -135,3 +135,156 @@ fn gap(port: u8, first: &EntryHeader, until: u64) -> OwnedRecord {
 fn kind(header: &EntryHeader) -> Option<Kind> {
     Kind::from_byte(header.kind).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use journal::{Durable, End, Opened, Source, Tables};
+    use layout::entry::Updated;
+    use zerocopy::FromBytes;
+
+    /// Takes so many entries at a time as there is room for, and gets room after having been asked a few times.
+    #[derive(Default)]
+    struct Scripted {
+        room: usize,
+        /// So much room is made when it has been full that often.
+        more: Vec<(usize, usize)>,
+        fulls: usize,
+        stop: bool,
+        taken: Vec<OwnedRecord>,
+        said: Vec<&'static str>,
+    }
+
+    impl Ledger for Scripted {
+        fn opened(&self) -> &Opened {
+            unreachable!("it is open")
+        }
+
+        fn tables(&self) -> &Tables {
+            unreachable!("nobody asks for volumes")
+        }
+
+        fn end(&self) -> End {
+            unreachable!("nobody asks where it ended")
+        }
+
+        fn append(&mut self, records: &mut Vec<OwnedRecord>, _: &[Delivered]) -> Result<(), journal::Error> {
+            while let Some(record) = records.first() {
+                if kind(&record.header).is_some_and(takes_order) {
+                    if self.room == 0 {
+                        let file = "scripted".to_owned();
+                        return Err(journal::Error::Full {
+                            file,
+                            free: 0,
+                            total: 0,
+                            reserved: 0,
+                            appended: 0,
+                        });
+                    }
+                    self.room -= 1;
+                }
+                self.taken.push(records.remove(0));
+            }
+            Ok(())
+        }
+
+        fn note_source(&mut self, _: Source) -> Result<(), Error> {
+            Ok(())
+        }
+
+        fn sync(&mut self) -> Result<Durable, Error> {
+            self.said.push("sync");
+            Ok(Durable { order: 0, timestamp: 0, numbers: Vec::new() })
+        }
+
+        fn close(self: Box<Self>) -> Result<Durable, Error> {
+            unreachable!("it stays open")
+        }
+
+        fn on_full(&mut self, _: journal::Error) -> Result<(), Error> {
+            self.fulls += 1;
+            self.said.push("full");
+            let made = self.more.iter().filter(|(fulls, _)| *fulls == self.fulls).map(|(_, room)| room);
+            self.room += made.sum::<usize>();
+            Ok(())
+        }
+
+        fn on_room(&mut self) {
+            self.said.push("room");
+        }
+
+        fn stop_requested(&self) -> bool {
+            self.stop
+        }
+    }
+
+    fn record(kind: Kind, port: u8, stamp: u64, number: u64) -> OwnedRecord {
+        let mut header = EntryHeader::new(kind);
+        header.port = port;
+        header.timestamp = stamp.into();
+        header.number = number.into();
+        header.set_status(layout::entry::Journaled::Port, Updated::Pending);
+        OwnedRecord { header, payload: Vec::new() }
+    }
+
+    fn stamps(records: &[OwnedRecord]) -> Vec<u64> {
+        records.iter().map(|record| record.header.timestamp.get()).collect()
+    }
+
+    #[test]
+    fn it_goes_on_where_it_stopped_when_there_is_room_again() {
+        let mut backlog = Backlog::default();
+        let mut ledger = Scripted { room: 2, more: vec![(2, 1), (4, 9)], ..Scripted::default() };
+        let entries = (1..=6).map(|n| record(Kind::After, 0, n * 10, n)).collect();
+        let taken = backlog.append(&mut ledger, entries, &[]).unwrap();
+        assert_eq!((taken.len(), stamps(&ledger.taken)), (2, vec![10, 20]));
+        let taken = backlog.wait_for_room(&mut ledger, &[]).unwrap();
+        assert_eq!((taken.len(), stamps(&ledger.taken)), (4, vec![10, 20, 30, 40, 50, 60]));
+        // Durable before it waits; room once, and only when everything is taken.
+        assert_eq!(ledger.said, ["full", "sync", "full", "full", "full", "room"]);
+        assert_eq!((backlog.wait_for_room(&mut ledger, &[]).unwrap().len(), backlog.lost()), (0, 0));
+        backlog.append(&mut ledger, vec![record(Kind::After, 0, 70, 7)], &[]).unwrap();
+        assert_eq!(ledger.taken.len(), 7);
+    }
+
+    #[test]
+    fn what_has_no_room_until_the_end_becomes_gaps_before_anything_behind_it() {
+        let mut backlog = Backlog::default();
+        let mut ledger = Scripted { room: 1, stop: true, ..Scripted::default() };
+        let records = vec![
+            record(Kind::After, 0, 10, 1),
+            record(Kind::After, 0, 20, 2),
+            record(Kind::After, 1, 30, 3),
+            record(Kind::Completion, 0, 40, 1),
+            record(Kind::Completion, 0, 50, 2),
+            record(Kind::After, 1, 60, 4),
+        ];
+        backlog.append(&mut ledger, records, &[]).unwrap();
+        assert_eq!(ledger.taken.len(), 1);
+        let taken = backlog.wait_for_room(&mut ledger, &[]).unwrap();
+        assert_eq!(taken.len(), 1, "the answer to what the journal has");
+        backlog.append(&mut ledger, vec![record(Kind::After, 0, 70, 5)], &[]).unwrap();
+        assert_eq!(backlog.lost(), 4);
+        let got: Vec<_> = ledger
+            .taken
+            .iter()
+            .map(|record| {
+                let from = Gap::read_from_bytes(&record.payload).map_or(0, |gap| gap.from_timestamp.get());
+                (kind(&record.header).unwrap(), record.header.port, from, record.header.timestamp.get())
+            })
+            .collect();
+        // The lost answer at 50 is in a gap too, as everything that isn't there.
+        let expected = [
+            (Kind::After, 0, 0, 10),
+            (Kind::Gap, 0, 19, 30),
+            (Kind::Gap, 1, 29, 30),
+            (Kind::Completion, 0, 0, 40),
+            (Kind::Gap, 0, 49, 60),
+            (Kind::Gap, 1, 59, 60),
+            (Kind::Gap, 0, 69, 70),
+        ];
+        assert_eq!(got, expected);
+        let crc_fits = |record: &OwnedRecord| record.header.computed_crc() == record.header.header_crc.get();
+        assert!(ledger.taken.iter().filter(|record| kind(&record.header) == Some(Kind::Gap)).all(crc_fits));
+    }
+}

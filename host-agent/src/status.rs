@@ -27,6 +27,7 @@ const LOW: u64 = 20;
 /// And from this on it isn't any more.
 const AMPLE: u64 = 25;
 
+/// After a kill, or a power failure.
 pub const UNCLEAN: &str =
     "the session before did not end in order: primary may be ahead of the journal; resync each volume";
 

@@ -12,6 +12,7 @@ use system_tests::agent::{agent, program, Ran};
 use system_tests::capture::{write_pcap, Request};
 use system_tests::daemon::Daemon;
 use system_tests::model::{CaptureSet, Volume};
+use system_tests::served::{client, Served};
 
 /// Size of the volume 1.0 that the crafted captures write to.
 const VOLUME_BYTES: u64 = 1 << 20;
@@ -166,6 +167,11 @@ fn commands_work_through_a_daemon_that_ingests_and_beside_it() {
         let mut model = Volume::new(&volume, size);
         set.in_journal_order(&log)[..early as usize].iter().for_each(|write| model.apply(write));
         assert!(std::fs::read(&out).unwrap() == model.bytes, "volume {volume} at the bookmark");
+        let at = ["--volume", &volume, "--base", &base, "--at", "bookmark:early"];
+        let served = Served::start(&[&[journal.as_str()], &at[..]].concat(), &folder.path().join("nbd"));
+        client(&["qemu-img", "convert", "-f", "raw", "-O", "raw", &served.uri, &out]);
+        assert!(std::fs::read(&out).unwrap() == model.bytes, "volume {volume} as a disk");
+        assert_eq!(served.stop(), Some(0));
     }
     // What excludes an ingest is refused, and says why and what to do.
     let (base, image) = (text("1.0.base"), text("1.0.img"));

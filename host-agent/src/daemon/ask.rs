@@ -88,8 +88,13 @@ impl Asking {
         let socket = control.map_or_else(|| default_socket(journal), Path::to_owned);
         let stream = match UnixStream::connect(&socket) {
             Ok(stream) => stream,
-            // A name that is too long is nobody's either, unless it was given.
-            Err(e) if control.is_none() && e.kind() == ErrorKind::InvalidInput => return Ok(None),
+            // A name that is too long is nobody's either, unless it was given; and who may only read can do that.
+            Err(e)
+                if control.is_none()
+                    && [ErrorKind::InvalidInput, ErrorKind::PermissionDenied].contains(&e.kind()) =>
+            {
+                return Ok(None)
+            }
             Err(e) if [ErrorKind::NotFound, ErrorKind::ConnectionRefused].contains(&e.kind()) => {
                 return match control {
                     Some(_) => Err(Error::io(&socket, "asking the daemon there", e)),

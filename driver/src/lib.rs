@@ -13,6 +13,7 @@
 //! 4. [`Driver::consume`] gives their room back, [`Driver::durable`] reports what is safe on disk.
 //!
 //! [`Driver::stop`] ends it cleanly. [`Completions`] joins entries with the answers that come later.
+//! Where a program takes the card's place, [`Stream`] checks what it journals in the same way.
 
 mod bring_up;
 mod card;
@@ -24,6 +25,7 @@ mod record;
 pub mod registers;
 mod statistics;
 mod stop;
+mod stream;
 
 pub use bring_up::{identify, BringUp, BringUpError, Found, Geometry, PortSettings, Timeouts};
 pub use card::{Card, CardError, DmaRegion, Interrupts};
@@ -32,3 +34,4 @@ pub use drain::{Delivered, Driver, PortBatch, RingError, MAXIMUM_HELD_RECORDS};
 pub use record::{Defect, Record, MAXIMUM_PAYLOAD_BYTES};
 pub use statistics::{Counters, LeafClock};
 pub use stop::StopError;
+pub use stream::{Stream, StreamError};

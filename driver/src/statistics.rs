@@ -21,6 +21,17 @@ impl Counters {
     }
 }
 
+/// Counted elsewhere: what isn't named is 0.
+impl FromIterator<(Counter, u64)> for Counters {
+    fn from_iter<T: IntoIterator<Item = (Counter, u64)>>(counts: T) -> Self {
+        let mut counters = Self([0; registers::COUNTERS]);
+        for (counter, count) in counts {
+            counters.0[counter as usize] = count;
+        }
+        counters
+    }
+}
+
 /// The card's counters wrap at 32 bits; these don't, if they're read once in 2³² frames.
 #[derive(Clone, Debug)]
 pub(crate) struct Wrapping {

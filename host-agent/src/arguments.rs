@@ -1,8 +1,8 @@
 //! The command line, and the help that teaches it.
 
 use crate::error::Error;
-use crate::{bookmark, daemon, diff, image, resync, size, status};
-use clap::{Args, Parser, Subcommand};
+use crate::{base, bookmark, daemon, diff, image, resync, size, status};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use journal::image::Backing;
 use journal::{JournalReader, Moment, When};
 use layout::journal_file::technique;
@@ -32,10 +32,11 @@ Exit codes: 0 fine, 1 what was asked failed, 2 misuse.";
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Replay captured AoE traffic through the simulated card into a journal
+    /// Replay captured AoE traffic through the simulated card, or the switch in software, into a journal
     ///
     /// Feeds the frames that sources sent, as captured, into the ports of a simulated Chronoswitch card: the
-    /// gateware itself, stepped clock by clock. A model of vblade answers from the images and updates them.
+    /// gateware itself, stepped clock by clock; or into the software engine, which does the same much faster,
+    /// and before-images too. A model of vblade answers from the images and updates them.
     /// Frames that targets sent are ignored, idle time is skipped, and a write enters only when the answers
     /// that its source had when it sent the write have come, so that every order that mattered is kept.
     Replay(Replay),
@@ -78,6 +79,9 @@ pub enum Command {
     /// Name moments
     #[command(subcommand)]
     Bookmark(bookmark::Bookmark),
+    /// Make, take over and look at bases
+    #[command(subcommand)]
+    Base(base::Base),
 }
 
 /// `replay`.
@@ -99,6 +103,13 @@ pub struct Replay {
     /// Size of the journal that is made, all of it allocated at once: 64M, 1G
     #[arg(long, value_name = "SIZE", default_value = "256M", requires = "create")]
     pub size: Size,
+    /// What the frames go through
+    #[arg(long, value_enum, value_name = "ENGINE", default_value_t = EngineKind::Card)]
+    pub engine: EngineKind,
+    /// What is journaled of a write: the data after it, before it, or both. With `before` and `both` any moment
+    /// can be had back from primary alone; a write waits until its entry is durable
+    #[arg(long, value_enum, value_name = "IMAGES", default_value_t = ImagesKind::After)]
+    pub images: ImagesKind,
     /// Most writes that a port has in flight
     #[arg(long, value_name = "WRITES", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub window: u16,
@@ -106,14 +117,14 @@ pub struct Replay {
     /// fast as the window allows, and those dropped for room are offered again
     #[arg(long)]
     pub burst: bool,
-    /// Core cycles (8 ns) from a request to the target's answer. Real targets take about 6250
+    /// Core cycles (of 8 ns, with either engine) from a request to the target's answer. Real targets take about 6250
     #[arg(long, value_name = "CYCLES", default_value_t = sim::target::DEFAULT_ANSWER_CYCLES,
           value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     pub answer_after: u64,
     /// Print a line whenever more has become durable in the journal
     #[arg(long)]
     pub progress_durable: bool,
-    /// Write the gateware's signals to a VCD file (slow, and large)
+    /// Write the gateware's signals to a VCD file (slow, and large; not with --engine soft)
     #[arg(long, value_name = "FILE")]
     pub vcd: Option<PathBuf>,
     /// Print the result as one JSON object
@@ -141,9 +152,33 @@ Examples:
         --primary 1.0=a.img --primary 1.1=b.img --journal j --create --size 256M
   More traffic into the same journal:
     host-agent replay --capture 0=later.pcap --primary 1.0=a.img --primary 1.1=b.img --journal j
+  Before-images, so that every moment can be had back without a copy of the volume:
+    host-agent replay --engine soft --images before --capture 0=port0.pcap.gz --primary 1.0=a.img \\
+        --journal j --create
+    host-agent restore j --volume 1.0 --primary a.img --at order:99 --to then.img
 
-Keep a copy of each image from before the first write: it is the base of every restore.
-A write to a volume that no --primary names is dropped by the card and counted.";
+With after-images keep a copy of each image from before the first write: it is the base of every restore.
+A write to a volume that no --primary names is dropped and counted.";
+
+/// What the frames of a replay go through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum EngineKind {
+    /// The gateware, simulated clock by clock
+    Card,
+    /// The switch in software
+    Soft,
+}
+
+/// What a replay journals of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ImagesKind {
+    /// The data after it
+    After,
+    /// The data before it
+    Before,
+    /// Both, in one entry
+    Both,
+}
 
 /// `log`.
 #[derive(Debug, Args)]
@@ -181,14 +216,36 @@ What stands in a line:
 
 /// `verify`.
 #[derive(Debug, Args)]
+#[command(after_long_help = VERIFY_EXAMPLES)]
 pub struct Verify {
     /// The journal
     #[arg(value_name = "JOURNAL")]
     pub journal: PathBuf,
+    /// Prove an image too: of this moment, made once more by code of its own from everything in the journal, and
+    /// compared byte for byte with what restore and image give. WHEN: order:N, RFC 3339, -15m, bookmark:NAME, end
+    #[arg(long, value_name = "WHEN", allow_hyphen_values = true, requires = "volume")]
+    pub image: Option<When>,
+    /// The volume of the image, shelf.slot
+    #[arg(long, value_name = "VOLUME", requires = "image")]
+    pub volume: Option<String>,
+    /// The base that the image is made over; it is only read
+    #[arg(long, value_name = "IMG", requires = "image", conflicts_with = "primary")]
+    pub base: Option<PathBuf>,
+    /// The primary storage that the image is made over; it is only read, and nobody may write meanwhile
+    #[arg(long, value_name = "IMG", requires = "image")]
+    pub primary: Option<PathBuf>,
     /// Print the result as one JSON object
     #[arg(long)]
     pub json: bool,
 }
+
+const VERIFY_EXAMPLES: &str = "\
+Examples:
+  host-agent verify j
+  host-agent verify j --image order:1234 --volume 1.0 --base base.img
+  host-agent verify j --image bookmark:monday --volume 1.0 --primary disk.img --json
+
+Exit code 1: the journal is damaged, or the image is not what it should be; where, is printed.";
 
 /// `restore`.
 #[derive(Debug, Args)]
@@ -232,8 +289,8 @@ pub struct Restore {
 #[derive(Debug, Args)]
 #[group(required = true, multiple = true)]
 pub struct BackingArguments {
-    /// The volume's image from before the first write; it is only read. Needed unless the journal has
-    /// before-images
+    /// The volume's base (base create, base adopt), or its image from before the first write; it is only read.
+    /// Needed unless the journal has before-images
     #[arg(long, value_name = "IMG")]
     pub base: Option<PathBuf>,
     /// The volume's primary storage, in use or not; it is only read, but for --in-place and --undo
@@ -250,9 +307,17 @@ impl BackingArguments {
             (Some(base), None) => Ok(Backing::Base(base)),
             (Some(base), Some(primary)) => {
                 let (order, _) = reader.entry_at(at)?;
-                let can_undo = reader.tables().volume(volume)?.technique & technique::BEFORE != 0;
-                let fewer_behind = reader.summary().order - order < order;
-                Ok(if can_undo && fewer_behind { Backing::Primary(primary) } else { Backing::Base(base) })
+                let row = reader.tables().volume(volume)?;
+                let can_undo = row.technique & technique::BEFORE != 0;
+                let behind = reader.summary().order - order;
+                let before_the_base = order < row.rolling.0;
+                // What the base has already needn't be read from the journal.
+                let fewer_behind = behind < order.saturating_sub(row.base.0);
+                Ok(if can_undo && (fewer_behind || before_the_base) {
+                    Backing::Primary(primary)
+                } else {
+                    Backing::Base(base)
+                })
             }
             (None, None) => Err(Error::Misuse("give --base or --primary".into())),
         }

@@ -1,10 +1,11 @@
 //! `host-agent`: Chronoswitch's command line.
 //!
 //! One file per command: [`replay`], [`daemon`], [`status`], [`log`], [`verify`], [`restore`], [`image`], [`diff`],
-//! [`bookmark`], [`resync`], [`size`]. Data go to standard output,
+//! [`bookmark`], [`base`], [`resync`], [`size`]. Data go to standard output,
 //! everything else to standard error. Exit code 0: fine; 1: what was asked failed; 2: misuse.
 
 mod arguments;
+mod base;
 mod bookmark;
 mod capture;
 mod daemon;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         Command::Size(size) => size::run(size),
         Command::Resync(resync) => resync::run(resync),
         Command::Bookmark(bookmark) => bookmark::run(bookmark),
+        Command::Base(base) => base::run(base),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,10 +1,12 @@
-//! `host-agent verify`: proves a journal from nothing but itself.
+//! `host-agent verify`: proves a journal from nothing but itself, and an image of it.
 
 use crate::arguments::Verify;
 use crate::error::Error;
 use crate::output::{bytes, count, Output};
 use crate::progress::{bar, Unit};
-use journal::verify::{verify, Finding, Report};
+use journal::image::Backing;
+use journal::verify::{image, verify, Finding, ImageReport, Report};
+use journal::{JournalReader, When};
 use serde::Serialize;
 
 /// The report, as `--json` prints it.
@@ -29,6 +31,29 @@ struct Printed {
     findings: Vec<Place>,
     more_findings: u64,
     torn_tail: Option<Place>,
+    windows: u64,
+    merged_entries: u64,
+    merged_bytes: u64,
+    first_order: u64,
+    history_from: u64,
+    /// What was proved of an image, if one was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    image: Option<PrintedImage>,
+}
+
+/// The proof of an image, as `--json` prints it.
+#[derive(Serialize)]
+struct PrintedImage {
+    volume: String,
+    same: bool,
+    order: u64,
+    bytes: u64,
+    sha256: String,
+    entries: u64,
+    mapped_sectors: u64,
+    doubtful_sectors: u64,
+    findings: Vec<Place>,
+    more_findings: u64,
 }
 
 #[derive(Serialize)]
@@ -45,33 +70,72 @@ impl From<&Finding> for Place {
 
 /// Runs the command.
 pub fn run(arguments: &Verify) -> Result<(), Error> {
+    let name = arguments.journal.display().to_string();
+    let (report, proof) = match &arguments.image {
+        None => (prove(arguments)?, None),
+        Some(when) => {
+            let proof = prove_image(arguments, when)?;
+            (proof.journal.clone(), Some(proof))
+        }
+    };
+    // Where the journal is damaged, nothing was compared.
+    let proof = proof.filter(|_| report.is_sound());
+    let mut output = Output::new();
+    if arguments.json {
+        let mut printed = as_json(&report);
+        printed.image = proof.as_ref().map(|proof| image_as_json(arguments, proof));
+        output.json(&printed)?;
+    } else {
+        print(&name, &report, &mut output)?;
+        if let Some(proof) = &proof {
+            print_image(arguments, proof, &mut output)?;
+        }
+    }
+    output.finish()?;
+    if let Some(first) = report.findings.first() {
+        return Err(failed(name, first, report.findings.len() as u64 + report.more_findings));
+    }
+    match proof.as_ref().and_then(|proof| Some((proof, proof.findings.first()?))) {
+        None => Ok(()),
+        Some((proof, first)) => {
+            let what = format!("the image of volume {}", arguments.volume.as_deref().unwrap_or_default());
+            Err(failed(what, first, proof.findings.len() as u64 + proof.more_findings))
+        }
+    }
+}
+
+fn failed(file: String, first: &Finding, findings: u64) -> Error {
+    let (many, offset) = (count(findings, "defect", "defects"), first.offset);
+    Error::File { file, what: format!("{many}, the first at offset {offset}: {}", first.what) }
+}
+
+fn prove(arguments: &Verify) -> Result<Report, Error> {
     let bar = bar("verifying", Unit::Bytes);
     let report = verify(&arguments.journal, &mut |done, total| {
         bar.set_length(total);
         bar.set_position(done);
     });
     bar.finish_and_clear();
-    let report = report?;
-    let name = arguments.journal.display().to_string();
-    let mut output = Output::new();
-    if arguments.json {
-        output.json(&as_json(&report))?;
-    } else {
-        print(&name, &report, &mut output)?;
-    }
-    output.finish()?;
-    match report.findings.first() {
-        None => Ok(()),
-        Some(first) => Err(Error::File {
-            file: name,
-            what: format!(
-                "{}, the first at offset {}: {}",
-                count(report.findings.len() as u64 + report.more_findings, "defect", "defects"),
-                first.offset,
-                first.what
-            ),
-        }),
-    }
+    Ok(report?)
+}
+
+fn prove_image(arguments: &Verify, when: &When) -> Result<ImageReport, Error> {
+    let backing = match (&arguments.base, &arguments.primary) {
+        (Some(base), None) => Backing::Base(base),
+        (None, Some(primary)) => Backing::Primary(primary),
+        _ => return Err(Error::Misuse("an image is made over something: give --base or --primary".into())),
+    };
+    let Some(volume) = &arguments.volume else {
+        return Err(Error::Misuse("an image is one of a volume: give --volume".into()));
+    };
+    let at = when.resolve(JournalReader::open(&arguments.journal)?.tables())?;
+    let bar = bar("verifying", Unit::Bytes);
+    let proof = image(&arguments.journal, volume, at, backing, &mut |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    });
+    bar.finish_and_clear();
+    Ok(proof?)
 }
 
 fn print(name: &str, report: &Report, output: &mut Output) -> Result<(), Error> {
@@ -94,13 +158,26 @@ fn print(name: &str, report: &Report, output: &mut Output) -> Result<(), Error> 
         report.unclean_sessions,
     ))?;
     output.line(format!(
-        "  holds     {} (order 1 to {}), {}, {}, {} of payload, every CRC right",
+        "  holds     {} (order {} to {}), {}, {}, {} of payload, every CRC right",
         count(report.entries, "entry", "entries"),
+        report.first_order.max(1),
         report.order,
         count(report.completions, "completion", "completions"),
         count(report.gaps, "gap", "gaps"),
         bytes(report.payload_bytes),
     ))?;
+    if report.windows > 0 {
+        output.line(format!(
+            "  merged    {} in {}, {} of payload",
+            count(report.merged_entries, "entry", "entries"),
+            count(report.windows, "window", "windows"),
+            bytes(report.merged_bytes),
+        ))?;
+    }
+    if report.history_from > 0 {
+        let from = journal::rfc3339(report.history_from);
+        output.line(format!("  history   begins behind {from}; moments before that are gone"))?;
+    }
     output.line(format!(
         "  durable   up to order {}; {} without an answer; the last session {}",
         report.durable_order,
@@ -114,6 +191,53 @@ fn print(name: &str, report: &Report, output: &mut Output) -> Result<(), Error> 
         ))?;
     }
     Ok(())
+}
+
+fn print_image(arguments: &Verify, proof: &ImageReport, output: &mut Output) -> Result<(), Error> {
+    let volume = arguments.volume.as_deref().unwrap_or_default();
+    for finding in &proof.findings {
+        output.line(format!("volume {volume}: byte {}: {}", finding.offset, finding.what))?;
+    }
+    if proof.more_findings > 0 {
+        output.line(format!("volume {volume}: and {} more", proof.more_findings))?;
+    }
+    if proof.findings.is_empty() {
+        output.line(format!("volume {volume} just after order:{}: proved", proof.order))?;
+    }
+    output.line(format!(
+        "  compared  {}, every byte, with what was made from {}; {} from the journal",
+        bytes(proof.bytes),
+        count(proof.entries, "entry", "entries"),
+        count(proof.mapped_sectors, "sector", "sectors"),
+    ))?;
+    output.line(format!("  sha256    {}", hex(&proof.sha256)))?;
+    output.line(format!(
+        "  doubtful  {}: nobody knows whether the target executed the write that they come from",
+        count(proof.doubtful_sectors, "sector", "sectors"),
+    ))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn places(findings: &[Finding]) -> Vec<Place> {
+    findings.iter().map(Place::from).collect()
+}
+
+fn image_as_json(arguments: &Verify, proof: &ImageReport) -> PrintedImage {
+    PrintedImage {
+        volume: arguments.volume.clone().unwrap_or_default(),
+        same: proof.findings.is_empty(),
+        order: proof.order,
+        bytes: proof.bytes,
+        sha256: hex(&proof.sha256),
+        entries: proof.entries,
+        mapped_sectors: proof.mapped_sectors,
+        doubtful_sectors: proof.doubtful_sectors,
+        findings: places(&proof.findings),
+        more_findings: proof.more_findings,
+    }
 }
 
 fn as_json(report: &Report) -> Printed {
@@ -134,8 +258,14 @@ fn as_json(report: &Report) -> Printed {
         ended: report.ended,
         bytes_checked: report.bytes_checked,
         payload_bytes: report.payload_bytes,
-        findings: report.findings.iter().map(Place::from).collect(),
+        findings: places(&report.findings),
         more_findings: report.more_findings,
         torn_tail: report.torn_tail.as_ref().map(Place::from),
+        windows: report.windows,
+        merged_entries: report.merged_entries,
+        merged_bytes: report.merged_bytes,
+        first_order: report.first_order,
+        history_from: report.history_from,
+        image: None,
     }
 }

@@ -70,9 +70,10 @@ pub(crate) enum Found {
 
 /// Which use of which place a batch has to be of: places are used again, and what stood there before
 /// must not be taken for what stands there now.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Use {
     pub journal_id: [u8; 16],
+    pub portion: u8,
     pub segment_sequence: u64,
     /// Session that took the segment into use.
     pub session: u64,
@@ -92,7 +93,7 @@ pub(crate) fn look(bytes: &[u8], place: &Use, room: u64) -> Found {
         return Found::Nothing;
     };
     let of_this_use = header.journal_id == place.journal_id
-        && header.portion == 0
+        && header.portion == place.portion
         && header.segment_sequence.get() == place.segment_sequence
         && header.session.get() >= place.session;
     if !of_this_use {
@@ -262,7 +263,8 @@ impl Batch {
                     block_crcs: if crcs > 0 { crcs_at } else { 0 },
                 },
             });
-            order += u64::from(takes_order(kind));
+            // What was merged in a window has the window's last order, all of it.
+            order += u64::from(takes_order(kind) && self.header.portion == 0);
             descriptor_at += size_of::<EntryHeader>() as u64;
             crcs_at += 4 * crcs as u64;
             payload_at += bytes.next_multiple_of(PAYLOAD_ALIGN) as u64;

@@ -2,11 +2,11 @@
 
 use crate::error::Error;
 use crate::history::{self, MissingSpan, Span, Wanted};
-use crate::image::check_known;
 use crate::moment::Moment;
 use crate::payloads::Payloads;
 use crate::pit_map::{PitMap, Prefer};
 use crate::reader::JournalReader;
+use crate::windows;
 use layout::entry::Rollback;
 use std::collections::BTreeMap;
 
@@ -51,8 +51,7 @@ pub struct Difference {
 /// The markers of a volume's rollbacks, in order, and how many writes to it there were behind the last one.
 pub(crate) fn rollbacks(reader: &JournalReader, volume: &str) -> Result<(Vec<Rollback>, u64), Error> {
     let volume = reader.tables().volume(volume)?.clone();
-    let head = reader.head();
-    let payloads = Payloads::new(reader.shared_storage(), head.journal_id(), head.geometry);
+    let payloads = Payloads::new(reader);
     let read = |after: Moment| {
         let span = Span { after: Some(after), until: Moment::End, wanted: Wanted::Any };
         history::read(reader, &payloads, &volume, span, &mut |_, _| {})
@@ -72,10 +71,8 @@ pub fn diff(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Difference, Error> {
     let volume = reader.tables().volume(volume)?.clone();
-    check_known(reader, from)?;
-    check_known(reader, to)?;
-    let head = reader.head();
-    let payloads = Payloads::new(reader.shared_storage(), head.journal_id(), head.geometry);
+    let (from, to) = (windows::locate(reader, from)?, windows::locate(reader, to)?);
+    let payloads = Payloads::new(reader);
     let span = Span { after: Some(from), until: to, wanted: Wanted::Any };
     let found = history::read(reader, &payloads, &volume, span, progress)?;
     let (before, after) = (found.after, found.until);

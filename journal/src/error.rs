@@ -6,7 +6,7 @@ use std::io;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The operating system refused something.
-    #[error("{file}: {action}: {source}")]
+    #[error("{file}: {action}: {source}{}", advice(source))]
     Io {
         /// The file.
         file: String,
@@ -32,12 +32,12 @@ pub enum Error {
         /// Version or feature that was found.
         what: String,
     },
-    /// The file is shorter than its superblock says.
-    #[error("{file}: truncated: the superblock says {expected} bytes, the file has {actual}")]
+    /// The file is shorter than its superblock says, or than it was when it was opened.
+    #[error("{file}: truncated: it has {actual} bytes, and {expected} or more belong to it; put back what is missing, from the original or a copy")]
     Truncated {
         /// The file.
         file: String,
-        /// Bytes that the superblock says.
+        /// Bytes that the superblock says, or up to where something was to be read.
         expected: u64,
         /// Bytes that are there.
         actual: u64,
@@ -80,6 +80,14 @@ pub enum Error {
         /// Records of the call that were taken, from the front.
         appended: usize,
     },
+    /// Merging found no room for what it makes. Nothing was changed.
+    #[error("{file}: no room to merge: {segments} free segments are not enough for one window")]
+    MergeRoom {
+        /// The file.
+        file: String,
+        /// Segments that could be had.
+        segments: usize,
+    },
     /// A record that was handed in is not what it should be. Nothing of the call was taken.
     #[error("record {index} of port {port} refused: {what}")]
     BadRecord {
@@ -111,6 +119,26 @@ pub enum Error {
     /// A moment was asked for that the journal knows nothing of.
     #[error("no such moment: {0}")]
     NoMoment(String),
+    /// What was being read has been given up for room.
+    #[error("{file}: the image was revoked: the schedule had given up what it needs, and writes needed the room. Open it again, or a later moment")]
+    Revoked {
+        /// The journal.
+        file: String,
+    },
+    /// A moment was asked for that lies inside a window that has been merged.
+    #[error("no such moment: {asked} lies inside a window that was merged, from {} to {}; the nearest moments are order:{earlier} and order:{later}", crate::moment::rfc3339(*from), crate::moment::rfc3339(*to))]
+    Merged {
+        /// The moment as it was asked for.
+        asked: String,
+        /// Stamp behind which the window begins, ns.
+        from: u64,
+        /// Stamp of its end, ns.
+        to: u64,
+        /// The nearest order before that is a moment.
+        earlier: u64,
+        /// The nearest one behind.
+        later: u64,
+    },
     /// The image would be made across a gap in the journal.
     #[error("entries of port {port} between {from} and {to} are missing ({reason}); {}", good(*earlier, *from, *to))]
     Gap {
@@ -157,6 +185,20 @@ impl Error {
     /// Is it about damage in the file, rather than about what was asked?
     pub fn is_corruption(&self) -> bool {
         matches!(self, Error::Corrupt { .. } | Error::Truncated { .. })
+    }
+}
+
+/// What to do about an error of the operating system, where that isn't plain.
+fn advice(source: &io::Error) -> &'static str {
+    match source.raw_os_error() {
+        Some(libc::EIO | libc::ENODATA | libc::EILSEQ) => {
+            "; the device failed: the kernel's log says more (dmesg), and a copy of what can be read is due"
+        }
+        Some(libc::ENOSPC | libc::EDQUOT) => "; make room there, or take another place",
+        Some(libc::EFBIG) => "; it may not grow so large there (ulimit -f, or the file system's limit)",
+        Some(libc::EROFS) => "; it is mounted read-only, by choice or after an error (dmesg)",
+        Some(libc::EPERM | libc::EACCES) => "; see to its permissions, and whether it has become read-only",
+        _ => "",
     }
 }
 

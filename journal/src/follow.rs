@@ -3,6 +3,8 @@
 use crate::batch::Batch;
 use crate::error::Error;
 use crate::head;
+use crate::payloads::Payloads;
+use crate::pin;
 use crate::reader::JournalReader;
 use crate::walk::{Directory, Position, Step, Walk};
 
@@ -21,8 +23,8 @@ impl Follower {
 
     /// The batches that have become durable since the last call, in order.
     ///
-    /// Costs a look at the two durability notes if there are none.
-    pub fn batches(&mut self) -> Result<Vec<Batch>, Error> {
+    /// Pointers to what they hold may be read from `payloads`. Costs a look at the two durability notes if there are none.
+    pub fn batches(&mut self, payloads: &Payloads) -> Result<Vec<Batch>, Error> {
         let storage = self.reader.shared_storage();
         let (note, damaged) = head::load_notes(&*storage, &self.reader.head().superblock)?;
         let mut batches = Vec::new();
@@ -34,6 +36,9 @@ impl Follower {
         for attempt in 0..2 {
             if attempt > 0 {
                 let directory = Directory::load(&*storage, self.reader.head())?;
+                // What is new may be merged away while it is still pointed to.
+                pin::all(&*storage, self.reader.head(), &directory)?;
+                payloads.know(&directory);
                 self.reader.replace_directory(directory, &mut self.position)?;
             }
             let mut walk =

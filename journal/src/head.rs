@@ -10,13 +10,13 @@ use crate::geometry::Geometry;
 use crate::storage::{self, Storage};
 use crate::tables::Tables;
 use layout::journal_file::{
-    magic, role, Note, Superblock, TablesHeader, BLOCK_BYTES, MAXIMUM_SEGMENT_BYTES, MINIMUM_SEGMENTS,
-    MINIMUM_SEGMENT_BYTES, NOTE_OFFSETS, SUPERBLOCK_OFFSETS, TABLES_OFFSET,
+    features, magic, role, Note, Portion, Superblock, TablesHeader, BLOCK_BYTES, MAXIMUM_SEGMENT_BYTES,
+    MINIMUM_SEGMENTS, MINIMUM_SEGMENT_BYTES, NOTE_OFFSETS, SUPERBLOCK_OFFSETS, TABLES_OFFSET,
 };
 use zerocopy::FromBytes;
 
 /// Features that this program can read and write.
-const FEATURES: u64 = 0;
+pub(crate) const FEATURES: u64 = features::MERGED;
 
 /// What the front of a file says.
 #[derive(Clone, Debug)]
@@ -46,6 +46,30 @@ impl Head {
         self.superblock.portions[0].first_sequence.get()
     }
 
+    /// Is the segment with that sequence one of a merged portion?
+    pub fn is_merged(&self, portion: usize, sequence: u64) -> bool {
+        self.superblock.portions.get(portion).is_some_and(|p| {
+            p.role == role::MERGED && (p.first_sequence.get()..p.end_sequence.get()).contains(&sequence)
+        })
+    }
+
+    /// The portions that are in use, the oldest part of the history first, each with its index.
+    pub fn portions(&self) -> impl Iterator<Item = (usize, &Portion)> {
+        self.superblock.portions.iter().enumerate().rev().filter(|(_, portion)| portion.role != role::FREE)
+    }
+
+    /// Where the history begins: order and stamp of the last entry that is no longer part of it; zeroes: it is whole.
+    pub fn history_begins(&self) -> (u64, u64) {
+        self.portions().next().map_or((0, 0), |(_, oldest)| {
+            (oldest.from_order.get().saturating_sub(1), oldest.after_timestamp.get())
+        })
+    }
+
+    /// First order of the received portion; lower ones have been merged.
+    pub fn history_begins_received(&self) -> u64 {
+        self.superblock.portions[0].from_order.get()
+    }
+
     /// Reads and checks the front of a file.
     pub fn load(storage: &dyn Storage) -> Result<Self, Error> {
         let actual = storage.bytes().map_err(|e| Error::io(storage.name(), "asking for its size", e))?;
@@ -70,6 +94,12 @@ impl Head {
             superblock_uneven,
             tables_uneven,
         })
+    }
+
+    /// Does the file still have the superblock that this was read from?
+    pub fn is_current(&self, storage: &dyn Storage) -> Result<bool, Error> {
+        let (now, _, _) = load_superblock(storage)?;
+        Ok(now.generation == self.superblock.generation)
     }
 
     /// Changes the superblock, durably.
@@ -130,6 +160,13 @@ fn write_both(storage: &dyn Storage, offsets: [u64; 2], bytes: &[u8]) -> Result<
     Ok(())
 }
 
+/// Is it the device that can't read what is there? Of what lies in the file twice the other copy serves then,
+/// and the owner writes this one anew, which lets the device put it elsewhere.
+fn is_bad_sector(error: &Error) -> bool {
+    let errno = |source: &std::io::Error| source.raw_os_error();
+    matches!(error, Error::Io { source, .. } if matches!(errno(source), Some(libc::EIO | libc::ENODATA | libc::EILSEQ)))
+}
+
 fn read_block(storage: &dyn Storage, offset: u64) -> Result<Box<Block>, Error> {
     let mut block = Box::new(Block::ZERO);
     storage::read_exact(storage, &mut block.0, offset)?;
@@ -141,8 +178,18 @@ fn load_superblock(storage: &dyn Storage) -> Result<(Superblock, Vec<String>, bo
     let mut damaged = Vec::new();
     let mut faults = Vec::new();
     let mut generations = Vec::new();
+    let mut unreadable = None;
     for offset in SUPERBLOCK_OFFSETS {
-        match block::decode::<Superblock>(&*read_block(storage, offset)?, magic::SUPERBLOCK) {
+        let block = match read_block(storage, offset) {
+            Ok(block) => block,
+            Err(error) if is_bad_sector(&error) => {
+                damaged.push(format!("superblock at offset {offset}: {error}"));
+                unreadable = Some(error);
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        match block::decode::<Superblock>(&block, magic::SUPERBLOCK) {
             Ok(found) => {
                 generations.push(found.generation.get());
                 if best.is_none_or(|best| found.generation.get() > best.generation.get()) {
@@ -156,6 +203,9 @@ fn load_superblock(storage: &dyn Storage) -> Result<(Superblock, Vec<String>, bo
         }
     }
     let file = || storage.name().to_owned();
+    if let (None, Some(error)) = (&best, unreadable) {
+        return Err(error);
+    }
     match best {
         Some(best) => {
             let uneven = generations.len() < 2 || generations[0] != generations[1];
@@ -214,7 +264,16 @@ fn check_superblock(file: &str, s: &Superblock, actual: u64) -> Result<Geometry,
         && g.segments_offset == TABLES_OFFSET + 2 * g.table_bytes
         && end == Some(g.file_bytes)
         && s.portions[0].role == role::RECEIVED
-        && s.portions[0].first_sequence.get() > 0;
+        && s.portions[0].first_sequence.get() > 0
+        && s.portions[1..].iter().enumerate().all(|(index, portion)| match portion.role {
+            role::FREE => true,
+            role::MERGED => {
+                usize::from(portion.level) == index + 1
+                    && portion.first_sequence.get() > 0
+                    && portion.first_sequence <= portion.end_sequence
+            }
+            _ => false,
+        });
     if !sane {
         return Err(Error::corrupt(
             file,
@@ -235,8 +294,18 @@ pub(crate) fn load_notes(
 ) -> Result<(Note, Option<(u64, String)>), Error> {
     let mut best: Option<Note> = None;
     let mut damaged = None;
+    let mut unreadable = None;
     for (which, offset) in NOTE_OFFSETS.into_iter().enumerate() {
-        match block::decode::<Note>(&*read_block(storage, offset)?, magic::NOTE) {
+        let block = match read_block(storage, offset) {
+            Ok(block) => block,
+            Err(error) if is_bad_sector(&error) => {
+                damaged = Some((offset, format!("durability note: {error}")));
+                unreadable = Some(error);
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        match block::decode::<Note>(&block, magic::NOTE) {
             Ok(note) if note.journal_id != superblock.journal_id => {
                 damaged = Some((offset, "durability note of another journal".to_owned()));
             }
@@ -260,6 +329,9 @@ pub(crate) fn load_notes(
     match (best, damaged) {
         (Some(best), damaged) => Ok((best, damaged)),
         (None, damaged) => {
+            if let Some(error) = unreadable {
+                return Err(error);
+            }
             let (offset, what) = damaged.unwrap_or((NOTE_OFFSETS[0], "durability note".into()));
             Err(Error::corrupt(storage.name(), offset, format!("{what}; the other note is damaged too")))
         }
@@ -305,9 +377,18 @@ fn load_tables(
     let mut best: Option<(Tables, u64)> = None;
     let mut last = (TABLES_OFFSET, String::new());
     let mut generations = Vec::new();
+    let mut unreadable = None;
     for copy in 0..2 {
         let offset = TABLES_OFFSET + copy * superblock.table_bytes.get();
-        match load_table_copy(storage, offset, superblock)? {
+        let loaded = match load_table_copy(storage, offset, superblock) {
+            Err(error) if is_bad_sector(&error) => {
+                let what = error.to_string();
+                unreadable = Some(error);
+                Err(what)
+            }
+            loaded => loaded?,
+        };
+        match loaded {
             Ok((tables, generation)) => {
                 generations.push(generation);
                 if best.as_ref().is_none_or(|best| generation > best.1) {
@@ -321,6 +402,9 @@ fn load_tables(
         }
     }
     let Some((tables, generation)) = best else {
+        if let Some(error) = unreadable {
+            return Err(error);
+        }
         let what = format!("tables of volumes and ports: {}; the other copy is damaged too", last.1);
         return Err(Error::corrupt(storage.name(), last.0, what));
     };

@@ -1,9 +1,8 @@
 //! What happened to a volume: every entry of the received portion, from the segments' indexes where
 //! they are sealed, from the batches' descriptors where they are not.
 
-use crate::batch::Batch;
+use crate::batch::{self, Batch, Use};
 use crate::error::Error;
-use crate::image::check_known;
 use crate::moment::Moment;
 use crate::payloads::Payloads;
 use crate::reader::JournalReader;
@@ -11,9 +10,12 @@ use crate::segment::{is_unsettled, lba, Indexed, OpenSegment};
 use crate::storage::{self};
 use crate::tables::Volume;
 use crate::walk::{self, Place, Step, Walk};
+use crate::windows;
 use layout::crc;
 use layout::entry::{flags, Encoding, Gap, GapReason, Kind, Rollback, Updated};
-use layout::journal_file::{IndexRow, NoteRow, SealHeader, PAYLOAD_ALIGN};
+use layout::journal_file::{
+    IndexRow, NoteRow, Portion, SealHeader, BATCH_HEADER_BYTES, BLOCK_BYTES, PAYLOAD_ALIGN,
+};
 use std::collections::HashMap;
 use zerocopy::FromBytes;
 
@@ -44,6 +46,12 @@ pub(crate) mod mark {
     pub const NO_IMAGE: u8 = 1 << 4;
     /// It lies past the volume's end.
     pub const OUTSIDE: u8 = 1 << 5;
+    /// With [`super::Wanted::Each`]: it holds the image before.
+    pub const HAS_BEFORE: u8 = 1 << 6;
+    /// With [`super::Wanted::Each`]: it holds the image after.
+    pub const HAS_AFTER: u8 = 1 << 7;
+    /// With [`super::Wanted::Each`]: nothing was written, it was only read back.
+    pub const READ_BACK: u8 = SECOND;
 }
 
 impl Write {
@@ -72,6 +80,18 @@ impl Write {
         (self.payload & ((1 << 56) - 1)) * PAYLOAD_ALIGN as u64
     }
 
+    /// A write made up for a test.
+    #[cfg(test)]
+    pub fn made(lba: u64, sectors: u64, order: u64, marks: u8, port: u8, place: u64) -> Self {
+        let payload = u64::from(port) << 56 | place;
+        Self { extent: lba << 16 | sectors, rank: order << 8 | u64::from(marks), payload }
+    }
+
+    /// The same write with other marks.
+    pub fn marked(&self, marks: u8) -> Self {
+        Self { rank: self.rank & !0xFF | u64::from(marks), ..*self }
+    }
+
     fn set(&mut self, mark: u8) {
         self.rank |= u64::from(mark);
     }
@@ -88,6 +108,8 @@ pub(crate) enum Wanted {
     Before,
     /// None: it matters only that there was a write.
     Any,
+    /// Each that there is; the marks say which.
+    Each,
 }
 
 /// Which entries are wanted.
@@ -136,7 +158,7 @@ pub(crate) struct Found {
 }
 
 /// Is an entry at or before a moment?
-fn reached(moment: Moment, order: u64, timestamp: u64) -> bool {
+pub(crate) fn reached(moment: Moment, order: u64, timestamp: u64) -> bool {
     match moment {
         Moment::End => true,
         Moment::Order(last) => order <= last,
@@ -145,18 +167,21 @@ fn reached(moment: Moment, order: u64, timestamp: u64) -> bool {
 }
 
 /// The part of the history that lies in one segment.
-struct Part {
+pub(crate) struct Part {
     /// Segment of the file.
-    slot: u32,
-    first_order: u64,
-    rows: Vec<IndexRow>,
-    notes: Vec<NoteRow>,
+    pub slot: u32,
+    /// Index of the portion.
+    pub portion: usize,
+    pub first_order: u64,
+    pub rows: Vec<IndexRow>,
+    pub notes: Vec<NoteRow>,
 }
 
 impl Part {
     /// Of its last entry; without any, the one before.
     fn last_order(&self) -> u64 {
-        (self.first_order + self.rows.len() as u64).saturating_sub(1)
+        let last = self.rows.iter().map(|row| u64::from(row.order.get())).max();
+        last.map_or(self.first_order.saturating_sub(1), |last| self.first_order + last)
     }
 }
 
@@ -168,63 +193,151 @@ pub(crate) fn read(
     span: Span,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Found, Error> {
-    let places = reader.places()?;
-    let mut gather = Gather::new(reader, volume, span);
-    for (index, place) in &places {
-        let part = load(reader, *index, place)?;
+    let mut found = read_each(reader, payloads, std::slice::from_ref(volume), span, progress)?;
+    Ok(found.pop().unwrap_or_default())
+}
+
+/// Reads the history of several volumes in one go: one [`Found`] for each.
+pub(crate) fn read_each(
+    reader: &JournalReader,
+    payloads: &Payloads,
+    volumes: &[Volume],
+    span: Span,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Vec<Found>, Error> {
+    let mut gather = Gather::new(reader, volumes, span);
+    for source in reader.sources()? {
+        let part = source.load(reader)?;
         gather.part(&part, payloads)?;
         progress(gather.entries, reader.summary().order);
     }
     gather.finish()
 }
 
+/// A segment that holds a part of the history.
+pub(crate) struct PartSource {
+    /// Index of the portion.
+    pub portion: usize,
+    /// Index in the directory's places of that portion.
+    index: usize,
+    pub place: Place,
+    /// Entries with a lower order are no longer part of it; counts for the received portion.
+    from_order: u64,
+    /// Gaps and markers, and in merged portions everything, stamped at or below this are no longer part of it.
+    after_timestamp: u64,
+}
+
+impl PartSource {
+    /// What is stamped at or below this is no longer part of it.
+    pub fn after_timestamp(&self) -> u64 {
+        self.after_timestamp
+    }
+
+    /// From its index if it is sealed and the index is whole, else from its batches. What is no longer part of
+    /// the history is left out.
+    pub fn load(&self, reader: &JournalReader) -> Result<Part, Error> {
+        let indexed = match self.seal(reader)? {
+            Some(seal) => from_index(reader, &self.place, &seal)?,
+            None => None,
+        };
+        let mut part = match indexed {
+            Some(part) => part,
+            None if self.portion > 0 => from_merged_batches(reader, self)?,
+            None => from_batches(reader, self.index, &self.place)?,
+        };
+        part.portion = self.portion;
+        let (from_order, after) = (self.from_order, self.after_timestamp);
+        if self.portion > 0 {
+            part.rows.retain(|row| row.timestamp.get() > after);
+        } else if part.first_order < from_order {
+            let gone = from_order - part.first_order;
+            part.rows.retain(|row| u64::from(row.order.get()) >= gone);
+        }
+        if after > 0 {
+            // Completions stay: their entries may be of any time before.
+            part.notes.retain(|note| note.timestamp.get() > after || note.kind == Kind::Completion as u8);
+        }
+        Ok(part)
+    }
+
+    /// The seal, if everything that it speaks of belongs to the journal as the reader knows it.
+    pub fn seal(&self, reader: &JournalReader) -> Result<Option<SealHeader>, Error> {
+        match self.portion {
+            0 => reader.seal_of(&self.place),
+            portion => {
+                Ok(walk::read_any_seal(reader.storage(), reader.head(), self.place.slot)?.filter(|seal| {
+                    usize::from(seal.portion) == portion && seal.sequence.get() == self.place.sequence
+                }))
+            }
+        }
+    }
+}
+
 struct Gather<'a> {
     reader: &'a JournalReader,
-    volume: &'a Volume,
+    volumes: &'a [Volume],
     span: Span,
-    found: Found,
+    /// Of each volume.
+    found: Vec<Found>,
     entries: u64,
-    /// Entries that may still be answered: by arbiter and number, their index in `found.writes`.
-    unsettled: HashMap<(u16, u64), usize>,
+    /// Entries that may still be answered: by arbiter and number, their volume and index in its writes.
+    unsettled: HashMap<(u16, u64), (usize, usize)>,
     /// Late answers: the write, and the last order from before the answer.
-    late: Vec<(usize, u64)>,
+    late: Vec<((usize, usize), u64)>,
+    /// Late answers to entries that have been merged away: where, and the last order from before the answer.
+    late_to_merged: Vec<(u16, u64, u64, u64)>,
     /// The highest order seen.
     last_order: u64,
+    /// Stamp of the first entry of the journal, of any volume, behind the span.
+    next: Option<u64>,
+    until: (u64, u64),
+    after: (u64, u64),
+    gaps: Vec<MissingSpan>,
 }
 
 impl<'a> Gather<'a> {
-    fn new(reader: &'a JournalReader, volume: &'a Volume, span: Span) -> Self {
+    fn new(reader: &'a JournalReader, volumes: &'a [Volume], span: Span) -> Self {
+        let begins = reader.head().history_begins();
         Self {
             reader,
-            volume,
+            volumes,
             span,
-            found: Found::default(),
+            found: volumes.iter().map(|_| Found::default()).collect(),
             entries: 0,
             unsettled: HashMap::new(),
             late: Vec::new(),
+            late_to_merged: Vec::new(),
             last_order: 0,
+            next: None,
+            until: begins,
+            after: begins,
+            gaps: Vec::new(),
         }
     }
 
     fn part(&mut self, part: &Part, payloads: &Payloads) -> Result<(), Error> {
-        let mut open: HashMap<(u16, u64), usize> = HashMap::new();
-        self.found.writes.reserve(part.rows.len());
+        let mut open: HashMap<(u16, u64), (usize, usize)> = HashMap::new();
+        if let [found] = &mut self.found[..] {
+            found.writes.reserve(part.rows.len());
+        }
         for row in &part.rows {
             self.row(row, part, &mut open)?;
         }
         self.entries += part.rows.len() as u64;
         for note in &part.notes {
             match Kind::from_byte(note.kind) {
-                Ok(Kind::Completion) => self.completion(note, part),
+                Ok(Kind::Completion) => self.completion(note, part, payloads)?,
                 Ok(Kind::Gap) => {
                     let record = payloads.record(part.slot, u64::from(note.descriptor.get()))?;
                     self.gap(note, &payloads.whole(&record)?);
                 }
                 Ok(Kind::Marker) => self.marker(note, part, payloads)?,
+                // A window may have nothing to show: its last order is reached all the same.
+                Ok(Kind::Merged) => drop(self.reach(note.number.get(), note.timestamp.get())),
                 Ok(_) => {
                     let arbiter = self.reader.arbiter(note.port);
-                    if let Some(index) = open.remove(&(arbiter, note.timestamp.get())) {
-                        self.unsettled.insert((arbiter, note.number.get()), index);
+                    if let Some(place) = open.remove(&(arbiter, note.timestamp.get())) {
+                        self.unsettled.insert((arbiter, note.number.get()), place);
                     }
                 }
                 Err(kind) => return Err(self.unknown(part, &format!("record of kind {kind}"))),
@@ -234,58 +347,74 @@ impl<'a> Gather<'a> {
         Ok(())
     }
 
+    /// Notes that there is such an entry. Does it lie in the span?
+    fn reach(&mut self, order: u64, stamp: u64) -> bool {
+        if self.span.after.is_some_and(|after| reached(after, order, stamp)) {
+            self.after = self.after.max((order, stamp));
+            self.until = self.until.max((order, stamp));
+            return false;
+        }
+        if !reached(self.span.until, order, stamp) {
+            self.next = Some(self.next.map_or(stamp, |next| next.min(stamp)));
+            return false;
+        }
+        self.until = self.until.max((order, stamp));
+        true
+    }
+
     fn row(
         &mut self,
         row: &IndexRow,
         part: &Part,
-        open: &mut HashMap<(u16, u64), usize>,
+        open: &mut HashMap<(u16, u64), (usize, usize)>,
     ) -> Result<(), Error> {
         let (order, stamp) = (part.first_order + u64::from(row.order.get()), row.timestamp.get());
-        if self.span.after.is_some_and(|after| reached(after, order, stamp)) {
-            self.found.after = self.found.after.max((order, stamp));
-            self.found.until = self.found.until.max((order, stamp));
+        if !self.reach(order, stamp) {
             return Ok(());
         }
-        if !reached(self.span.until, order, stamp) {
-            self.found.next = Some(self.found.next.map_or(stamp, |next| next.min(stamp)));
+        let Some(which) = self.volumes.iter().position(|volume| volume.index == row.volume.get()) else {
             return Ok(());
-        }
-        self.found.until = self.found.until.max((order, stamp));
+        };
         // What was read back from primary changed nothing there: there is nothing to undo.
-        let read_back = row.kind == Kind::Resync as u8 && self.span.wanted == Wanted::Before;
-        if row.volume.get() != self.volume.index || read_back {
+        let read_back = row.kind == Kind::Resync as u8;
+        if read_back && self.span.wanted == Wanted::Before {
             return Ok(());
         }
         let updated = match Updated::from_byte(row.status >> 4) {
-            Ok(Updated::Pending) if row.kind == Kind::Resync as u8 => Updated::Updated,
+            Ok(Updated::Pending) if read_back => Updated::Updated,
             Ok(updated) => updated,
             Err(status) => return Err(self.unknown(part, &format!("order:{order} with status {status}"))),
         };
         if matches!(updated, Updated::Refused | Updated::Cancelled) {
-            self.found.skipped += 1;
+            self.found[which].skipped += 1;
             return Ok(());
         }
         let mut marks = self.image(row, order, part)?;
         let end = lba(row) + u64::from(row.sectors.get());
-        if end > self.volume.sectors {
+        if end > self.volumes[which].sectors {
             if updated == Updated::Updated {
-                return Err(self.outside(order, part));
+                return Err(self.outside(which, order, part));
             }
             marks |= mark::OUTSIDE;
         }
+        let place = (which, self.found[which].writes.len());
         if is_unsettled(updated) {
             marks |= mark::DOUBTFUL;
-            open.insert((self.reader.arbiter(row.port), stamp), self.found.writes.len());
+            // What was merged awaits no answer.
+            if part.portion == 0 {
+                open.insert((self.reader.arbiter(row.port), stamp), place);
+            }
         }
         if row.flags.get() & flags::LATE != 0 {
             // When the answer came the index doesn't say: at the segment's end at the latest.
             marks |= mark::DOUBTFUL;
-            self.late.push((self.found.writes.len(), part.last_order()));
+            self.late.push((place, part.last_order()));
         }
-        self.found.writes.push(Write {
+        let payload = u64::from(row.port) << 56 | self.place(row, part);
+        self.found[which].writes.push(Write {
             extent: lba(row) << 16 | u64::from(row.sectors.get()),
             rank: order << 8 | u64::from(marks),
-            payload: u64::from(row.port) << 56 | self.place(row, part),
+            payload,
         });
         Ok(())
     }
@@ -307,45 +436,70 @@ impl<'a> Gather<'a> {
             Ok(Encoding::Raw) => 0,
             Err(encoding) => return unknown(format!("encoded as {encoding}")),
         };
+        if !matches!(kind, Kind::After | Kind::Before | Kind::Both | Kind::Resync) {
+            return unknown(format!("is a {kind}, which is no entry"));
+        }
+        let none = part.portion > 0 && row.flags.get() & flags::NO_IMAGE != 0;
         Ok(match (self.span.wanted, kind) {
+            (Wanted::Any, _) => zero,
+            (Wanted::Each, _) if none => 0,
+            (Wanted::Each, Kind::After) => zero | mark::HAS_AFTER,
+            (Wanted::Each, Kind::Resync) => zero | mark::HAS_AFTER | mark::READ_BACK,
+            (Wanted::Each, Kind::Before) => zero | mark::HAS_BEFORE,
+            (Wanted::Each, _) => zero | mark::HAS_AFTER | mark::HAS_BEFORE,
+            _ if none => mark::NO_IMAGE,
             (Wanted::After, Kind::After | Kind::Resync) | (Wanted::Before, Kind::Before | Kind::Both) => zero,
             (Wanted::After, Kind::Both) => zero | mark::SECOND,
-            (Wanted::Any, Kind::After | Kind::Before | Kind::Both | Kind::Resync) => zero,
-            (_, Kind::After | Kind::Before | Kind::Resync) => mark::NO_IMAGE,
-            (_, kind) => return unknown(format!("is a {kind}, which is no entry")),
+            (Wanted::After | Wanted::Before, _) => mark::NO_IMAGE,
         })
     }
 
-    fn completion(&mut self, note: &NoteRow, part: &Part) {
+    fn completion(&mut self, note: &NoteRow, part: &Part, payloads: &Payloads) -> Result<(), Error> {
         let key = (self.reader.arbiter(note.port), note.number.get());
         let late = note.flags.get() & flags::LATE != 0;
-        let Some(index) = self.unsettled.get(&key).copied() else { return };
-        if late {
+        let last_before = || {
             let before = part.rows.iter().filter(|row| row.timestamp <= note.timestamp);
             let last = before.map(|row| part.first_order + u64::from(row.order.get())).max();
-            self.late.push((index, last.unwrap_or(self.last_order)));
-            return;
+            last.unwrap_or(self.last_order)
+        };
+        let Some(place) = self.unsettled.get(&key).copied() else {
+            if late && self.reader.head().history_begins_received() > 0 {
+                // Its entry may have been merged: where it wrote the answer itself says.
+                let last = last_before();
+                let header = payloads.record(part.slot, u64::from(note.descriptor.get()))?.header;
+                let end = header.lba() + u64::from(header.sectors.get());
+                self.late_to_merged.push((header.volume.get(), header.lba(), end, last));
+            }
+            return Ok(());
+        };
+        if late {
+            let last = last_before();
+            self.late.push((place, last));
+            return Ok(());
         }
+        let write = &mut self.found[place.0].writes[place.1];
         match Updated::from_byte(note.status >> 4) {
-            Ok(Updated::Updated) => self.found.writes[index].clear(mark::DOUBTFUL),
-            Ok(Updated::Refused | Updated::Cancelled) => self.found.writes[index].set(mark::DROPPED),
-            _ => return,
+            Ok(Updated::Updated) => write.clear(mark::DOUBTFUL),
+            Ok(Updated::Refused | Updated::Cancelled) => write.set(mark::DROPPED),
+            _ => return Ok(()),
         }
         self.unsettled.remove(&key);
+        Ok(())
     }
 
     fn marker(&mut self, note: &NoteRow, part: &Part, payloads: &Payloads) -> Result<(), Error> {
         let record = payloads.record(part.slot, u64::from(note.descriptor.get()))?;
-        if record.header.volume.get() != self.volume.index {
+        let volume = record.header.volume.get();
+        let Some(which) = self.volumes.iter().position(|known| known.index == volume) else {
             return Ok(());
-        }
+        };
         if note.flags.get() & flags::RESYNCED != 0 {
-            self.found.resynced.push(note.timestamp.get());
+            self.found[which].resynced.push(note.timestamp.get());
         }
         if note.flags.get() & flags::ROLLBACK != 0 {
             let payload = payloads.whole(&record)?;
             if let Ok((rollback, _)) = Rollback::read_from_prefix(&payload) {
-                self.found.rollbacks.push(rollback);
+                self.found[which].rollbacks.push(rollback);
             }
         }
         Ok(())
@@ -361,41 +515,57 @@ impl<'a> Gather<'a> {
             Err(word) => format!("reason {word}"),
         };
         let (from, to) = (gap.from_timestamp.get(), note.timestamp.get());
-        self.found.gaps.push(MissingSpan { port: note.port, from, to, reason });
+        self.gaps.push(MissingSpan { port: note.port, from, to, reason });
     }
 
-    fn finish(mut self) -> Result<Found, Error> {
+    fn finish(mut self) -> Result<Vec<Found>, Error> {
         self.doubt_what_a_late_answer_may_have_overwritten();
-        for write in &self.found.writes {
-            let marks = write.marks();
-            if marks & mark::DROPPED != 0 {
-                continue;
+        self.gaps.sort_by_key(|gap| (gap.from, gap.port));
+        let mut all = std::mem::take(&mut self.found);
+        for (which, found) in all.iter_mut().enumerate() {
+            for write in &found.writes {
+                let marks = write.marks();
+                if marks & mark::DROPPED != 0 {
+                    continue;
+                }
+                if marks & mark::OUTSIDE != 0 && marks & mark::DOUBTFUL == 0 {
+                    return Err(self.outside(which, write.order(), &NOWHERE));
+                }
+                let single = matches!(self.span.wanted, Wanted::After | Wanted::Before);
+                if single && marks & (mark::NO_IMAGE | mark::OUTSIDE) == mark::NO_IMAGE {
+                    found.without_image.get_or_insert(write.order());
+                }
             }
-            if marks & mark::OUTSIDE != 0 && marks & mark::DOUBTFUL == 0 {
-                return Err(self.outside(write.order(), &NOWHERE));
-            }
-            if marks & (mark::NO_IMAGE | mark::OUTSIDE) == mark::NO_IMAGE {
-                self.found.without_image.get_or_insert(write.order());
-            }
+            let before = found.writes.len();
+            // Past the end nothing can have been executed, whatever became of the answer.
+            found.writes.retain(|write| write.marks() & (mark::DROPPED | mark::OUTSIDE) == 0);
+            found.skipped += (before - found.writes.len()) as u64;
+            found.gaps.clone_from(&self.gaps);
+            (found.next, found.until, found.after) = (self.next, self.until, self.after);
         }
-        let all = self.found.writes.len();
-        // Past the end nothing can have been executed, whatever became of the answer.
-        self.found.writes.retain(|write| write.marks() & (mark::DROPPED | mark::OUTSIDE) == 0);
-        self.found.skipped += (all - self.found.writes.len()) as u64;
-        self.found.gaps.sort_by_key(|gap| (gap.from, gap.port));
-        Ok(self.found)
+        Ok(all)
     }
 
     /// The target may have executed the write at any time up to its late answer: what was written to
     /// the same place in between is doubtful too (DESIGN §3.4).
     fn doubt_what_a_late_answer_may_have_overwritten(&mut self) {
-        for (late, until) in std::mem::take(&mut self.late) {
-            let original = self.found.writes[late];
-            for write in &mut self.found.writes {
-                let overlaps = write.lba() < original.end() && original.lba() < write.end();
-                if overlaps && (original.order()..=until).contains(&write.order()) {
-                    write.set(mark::DOUBTFUL);
-                }
+        for ((which, late), until) in std::mem::take(&mut self.late) {
+            let original = self.found[which].writes[late];
+            self.doubt(which, (original.lba(), original.end()), (original.order(), until));
+        }
+        for (volume, lba, end, until) in std::mem::take(&mut self.late_to_merged) {
+            if let Some(which) = self.volumes.iter().position(|known| known.index == volume) {
+                self.doubt(which, (lba, end), (0, until));
+            }
+        }
+    }
+
+    /// What was written to these sectors by entries from one order to another, both included, is doubtful.
+    fn doubt(&mut self, which: usize, sectors: (u64, u64), orders: (u64, u64)) {
+        for write in &mut self.found[which].writes {
+            let overlaps = write.lba() < sectors.1 && sectors.0 < write.end();
+            if overlaps && (orders.0..=orders.1).contains(&write.order()) {
+                write.set(mark::DOUBTFUL);
             }
         }
     }
@@ -407,27 +577,18 @@ impl<'a> Gather<'a> {
         }
     }
 
-    fn outside(&self, order: u64, part: &Part) -> Error {
+    fn outside(&self, which: usize, order: u64, part: &Part) -> Error {
+        let volume = &self.volumes[which];
         let what = format!(
             "order:{order} updated sectors past the end of volume {}, which has {}",
-            self.volume.name(),
-            self.volume.sectors
+            volume.name(),
+            volume.sectors
         );
         Error::corrupt(&self.reader.file_name(), self.reader.segment_offset(part.slot), what)
     }
 }
 
-const NOWHERE: Part = Part { slot: 0, first_order: 0, rows: Vec::new(), notes: Vec::new() };
-
-/// A segment's part: from its index if it is sealed and the index is whole, else from its batches.
-fn load(reader: &JournalReader, index: usize, place: &Place) -> Result<Part, Error> {
-    if let Some(seal) = reader.seal_of(place)? {
-        if let Some(part) = from_index(reader, place, &seal)? {
-            return Ok(part);
-        }
-    }
-    from_batches(reader, index, place)
-}
+const NOWHERE: Part = Part { slot: 0, portion: 0, first_order: 0, rows: Vec::new(), notes: Vec::new() };
 
 /// `None`: the index is damaged.
 fn from_index(reader: &JournalReader, place: &Place, seal: &SealHeader) -> Result<Option<Part>, Error> {
@@ -446,6 +607,7 @@ fn from_index(reader: &JournalReader, place: &Place, seal: &SealHeader) -> Resul
     let Ok((notes, _)) = <[NoteRow]>::ref_from_prefix_with_elems(rest, notes) else { return Ok(None) };
     Ok(Some(Part {
         slot: place.slot,
+        portion: 0,
         first_order: seal.first_order.get(),
         rows: rows.to_vec(),
         notes: notes.to_vec(),
@@ -453,10 +615,7 @@ fn from_index(reader: &JournalReader, place: &Place, seal: &SealHeader) -> Resul
 }
 
 fn from_batches(reader: &JournalReader, index: usize, place: &Place) -> Result<Part, Error> {
-    let Some(header) = place.header else {
-        let what = format!("header of segment {} is damaged, and so is its index", place.sequence);
-        return Err(Error::corrupt(&reader.file_name(), reader.segment_offset(place.slot), what));
-    };
+    let Some(header) = place.header else { return Err(headless(reader, place)) };
     let mut segment = OpenSegment::new(place.clone(), header);
     let mut walk = Walk::new(reader.storage(), reader.head(), reader.directory(), index, u64::MAX);
     while let Some(step) = walk.step()? {
@@ -473,7 +632,71 @@ fn from_batches(reader: &JournalReader, index: usize, place: &Place) -> Result<P
         }
     }
     let (rows, notes) = segment.into_index();
-    Ok(Part { slot: place.slot, first_order: header.first_order.get(), rows, notes })
+    Ok(Part { slot: place.slot, portion: 0, first_order: header.first_order.get(), rows, notes })
+}
+
+/// A merged segment whose index is damaged: all its batches are there, up to its seal.
+fn from_merged_batches(reader: &JournalReader, source: &PartSource) -> Result<Part, Error> {
+    let place = &source.place;
+    let Some(header) = place.header else { return Err(headless(reader, place)) };
+    let mut segment = OpenSegment::new(place.clone(), header);
+    for batch in merged_batches(reader, source)? {
+        add(&mut segment, &batch?, |port| reader.arbiter(port));
+    }
+    let (rows, notes) = segment.into_index();
+    Ok(Part { slot: place.slot, portion: source.portion, first_order: header.first_order.get(), rows, notes })
+}
+
+/// The batches of a merged segment, in order. Where the seal says that there are more, their lack is damage.
+pub(crate) fn merged_batches<'a>(
+    reader: &'a JournalReader,
+    source: &PartSource,
+) -> Result<impl Iterator<Item = Result<Batch, Error>> + 'a, Error> {
+    let place = source.place.clone();
+    let Some(header) = place.header else { return Err(headless(reader, &place)) };
+    let start = reader.segment_offset(place.slot);
+    let seal = source.seal(reader)?;
+    let end = seal.map(|seal| start + u64::from(seal.batches_end.get()));
+    let limit = start + reader.segment_bytes() - BLOCK_BYTES as u64;
+    let used = Use {
+        journal_id: reader.head().journal_id(),
+        portion: header.portion,
+        segment_sequence: place.sequence,
+        session: header.session.get(),
+    };
+    let mut at = start + BLOCK_BYTES as u64;
+    let mut finished = false;
+    Ok(std::iter::from_fn(move || {
+        if finished || end.is_some_and(|end| at >= end) || at + BLOCK_BYTES as u64 > limit {
+            return None;
+        }
+        let batch = read_merged(reader, at, &used, limit - at);
+        match &batch {
+            Ok(batch) => at = batch.end(),
+            // Without a seal nobody says where the batches end.
+            Err(error) if end.is_none() && error.is_corruption() => return None,
+            Err(_) => finished = true,
+        }
+        Some(batch)
+    }))
+}
+
+fn read_merged(reader: &JournalReader, at: u64, used: &Use, room: u64) -> Result<Batch, Error> {
+    let mut bytes = [0; BATCH_HEADER_BYTES];
+    storage::read_exact(reader.storage(), &mut bytes, at)?;
+    let wrong = |what: String| Error::corrupt(&reader.file_name(), at, what);
+    match batch::look(&bytes, used, room) {
+        batch::Found::Header(header) => Batch::read(reader.storage(), at, &header)?.map_err(wrong),
+        batch::Found::Damaged(what) => Err(wrong(what)),
+        batch::Found::Stale | batch::Found::Nothing => {
+            Err(wrong(format!("a batch of merged segment {} is missing", used.segment_sequence)))
+        }
+    }
+}
+
+fn headless(reader: &JournalReader, place: &Place) -> Error {
+    let what = format!("header of segment {} is damaged, and so is its index", place.sequence);
+    Error::corrupt(&reader.file_name(), reader.segment_offset(place.slot), what)
 }
 
 fn add(segment: &mut OpenSegment, batch: &Batch, arbiter_of: impl Fn(u8) -> u16) {
@@ -504,8 +727,8 @@ impl JournalReader {
     /// What the segments in use took in, oldest first: how fast the journal grows.
     pub fn growth(&self) -> Result<Vec<SegmentSpan>, Error> {
         let mut spans = Vec::new();
-        for (index, place) in self.places()? {
-            let part = load(self, index, &place)?;
+        for source in self.sources()?.iter().filter(|source| source.portion == 0) {
+            let part = source.load(self)?;
             let stamps = || part.rows.iter().map(|row| row.timestamp.get());
             spans.push(SegmentSpan {
                 bytes: self.segment_bytes(),
@@ -523,25 +746,56 @@ impl JournalReader {
 
     /// Order and stamp of the last entry, of any volume, at or before a moment; zeroes: none.
     pub fn entry_at(&self, moment: Moment) -> Result<(u64, u64), Error> {
-        check_known(self, moment)?;
-        let mut last = (0, 0);
+        let moment = windows::locate(self, moment)?;
         // From the back: the first segment that has any such entry has the last one.
-        for (index, place) in self.places()?.iter().rev() {
-            let part = load(self, *index, place)?;
-            for row in &part.rows {
-                let (order, stamp) = (part.first_order + u64::from(row.order.get()), row.timestamp.get());
-                if reached(moment, order, stamp) {
-                    last = last.max((order, stamp));
-                }
-            }
-            if last.0 > 0 {
-                break;
+        for source in self.sources()?.iter().rev() {
+            let part = source.load(self)?;
+            let entries = part
+                .rows
+                .iter()
+                .map(|row| (part.first_order + u64::from(row.order.get()), row.timestamp.get()));
+            let windows = part.notes.iter().filter(|note| note.kind == Kind::Merged as u8);
+            let all = entries.chain(windows.map(|note| (note.number.get(), note.timestamp.get())));
+            if let Some(last) = all.filter(|(order, stamp)| reached(moment, *order, *stamp)).max() {
+                return Ok(last);
             }
         }
-        Ok(last)
+        Ok(self.head().history_begins())
     }
 
-    /// The segments up to the journal's end, with their index in the directory, without a hole.
+    /// The segments that hold the history, its oldest part first, without a hole.
+    pub(crate) fn sources(&self) -> Result<Vec<PartSource>, Error> {
+        let mut sources = Vec::new();
+        for (index, portion) in self.head().portions() {
+            let bounds = (portion.from_order.get(), portion.after_timestamp.get());
+            let places = match index {
+                0 => self.places()?,
+                merged => self.merged_places(merged, portion)?,
+            };
+            sources.extend(places.into_iter().map(|(at, place)| PartSource {
+                portion: index,
+                index: at,
+                place,
+                from_order: bounds.0,
+                after_timestamp: bounds.1,
+            }));
+        }
+        Ok(sources)
+    }
+
+    fn merged_places(&self, index: usize, portion: &Portion) -> Result<Vec<(usize, Place)>, Error> {
+        let places = &self.directory().merged[index];
+        for sequence in portion.first_sequence.get()..portion.end_sequence.get() {
+            if places.iter().all(|place| place.sequence != sequence) {
+                let what = format!("segment {sequence} of merged portion {index} is missing");
+                return Err(Error::corrupt(&self.file_name(), self.head().geometry.segments_offset, what));
+            }
+        }
+        Ok(places.iter().cloned().enumerate().collect())
+    }
+
+    /// The segments of the received portion up to the journal's end, with their index in the directory, without
+    /// a hole.
     fn places(&self) -> Result<Vec<(usize, Place)>, Error> {
         let mut places: Vec<(usize, Place)> = Vec::new();
         for (index, place) in self.directory().places.iter().enumerate() {

@@ -9,6 +9,8 @@
 //! **Over a base** every entry up to the moment counts that may have been executed, and the last one of
 //! a location gives its after-image.
 
+use crate::backing;
+use crate::base;
 use crate::batch::Batch;
 use crate::error::Error;
 use crate::follow::Follower;
@@ -19,10 +21,10 @@ use crate::pit_map::{Extent, PitMap, Prefer};
 use crate::reader::JournalReader;
 use crate::record::takes_order;
 use crate::tables::Volume;
+use crate::windows;
 use layout::entry::{Encoding, Kind};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError, RwLock};
 
@@ -99,6 +101,8 @@ pub struct Image {
     payloads: Payloads,
     backing: File,
     backing_name: String,
+    /// Sees a base go on under the image.
+    watch: Option<base::Watch>,
     facts: ImageFacts,
 }
 
@@ -114,9 +118,8 @@ impl Image {
     ) -> Result<Self, Error> {
         let volume = reader.tables().volume(volume)?.clone();
         let (backing_name, file) = open_backing(backing, &volume)?;
-        check_known(&reader, at)?;
-        let head = reader.head();
-        let payloads = Payloads::new(reader.shared_storage(), head.journal_id(), head.geometry);
+        let at = windows::locate(&reader, at)?;
+        let payloads = Payloads::new(&reader);
         let (span, prefer) = match backing {
             Backing::Primary(_) => {
                 (Span { after: Some(at), until: Moment::End, wanted: Wanted::Before }, Prefer::First)
@@ -128,14 +131,23 @@ impl Image {
             Prefer::First => found.after,
             Prefer::Last => found.until,
         };
-        let gaps = check_gaps(&found, at, timestamp, prefer, allow_gaps)?;
+        let (mut order, mut timestamp, mut watch) = (order, timestamp, None);
+        let mut newer_than = 0;
+        if prefer == Prefer::Last {
+            let (position, found_watch) = base::position(&reader, &volume, backing.path())?;
+            position.check(&volume, at)?;
+            check_not_left_behind(&reader, &backing_name, position.order.0)?;
+            // What the base has already: no matter whether the journal has it too, and in which form.
+            found.writes.retain(|write| write.order() > position.order.0);
+            let without = found.writes.iter().filter(|write| write.marks() & mark::NO_IMAGE != 0);
+            found.without_image = without.map(history::Write::order).min();
+            (order, timestamp) = (order, timestamp).max(position.rolling);
+            newer_than = position.order.1;
+            watch = found_watch;
+        }
+        let gaps = check_gaps(&found, at, timestamp, prefer, newer_than, allow_gaps)?;
         if let Some(order) = found.without_image {
             return Err(without_image(order, prefer));
-        }
-        if prefer == Prefer::Last {
-            check_base(&volume, order)?;
-            // What the base has already.
-            found.writes.retain(|write| write.order() > volume.base.0);
         }
         let entries = found.writes.len() as u64;
         let map = PitMap::build(std::mem::take(&mut found.writes), prefer);
@@ -153,7 +165,7 @@ impl Image {
         };
         let follower = (prefer == Prefer::First).then(|| Mutex::new(Follower::new(reader)));
         let since = RwLock::new(BTreeMap::new());
-        Ok(Self { volume, map, since, follower, payloads, backing: file, backing_name, facts })
+        Ok(Self { volume, map, since, follower, payloads, backing: file, backing_name, watch, facts })
     }
 
     /// What it is made of, when it was opened.
@@ -192,15 +204,16 @@ impl Image {
                 Some(extent) => self.read_extent(&extent, piece.range(offset), buffer, offset)?,
                 None => {
                     let part = &mut buffer[piece.range(offset)];
-                    self.backing.read_exact_at(part, piece.from).map_err(|e| {
-                        let action = format!("reading {} bytes at offset {}", part.len(), piece.from);
-                        Error::io(&self.backing_name, action, e)
-                    })?;
+                    backing::read(&self.backing, &self.backing_name, part, piece.from)?;
                     backed.push(piece);
                 }
             }
         }
-        if backed.is_empty() || !self.follow()? {
+        if backed.is_empty() {
+            return Ok(());
+        }
+        self.confirm()?;
+        if !self.follow()? {
             return Ok(());
         }
         // What has been redirected since may have been read too late.
@@ -212,6 +225,14 @@ impl Image {
             }
         }
         Ok(())
+    }
+
+    /// Has everything that was read from the base so far been right?
+    fn confirm(&self) -> Result<(), Error> {
+        match &self.watch {
+            Some(watch) => watch.check(&self.volume, Moment::Order(self.facts.order)),
+            None => Ok(()),
+        }
     }
 
     /// The runs that a range consists of, in order.
@@ -295,7 +316,7 @@ impl Image {
         let Some(follower) = &self.follower else { return Ok(false) };
         // One at a time: whoever waits here finds what the other has taken up, and needs it too.
         let mut follower = follower.lock().unwrap_or_else(PoisonError::into_inner);
-        let news = follower.batches()?;
+        let news = follower.batches(&self.payloads)?;
         let mut since = self.since.write().unwrap_or_else(PoisonError::into_inner);
         for batch in &news {
             self.take_up(batch, &mut since)?;
@@ -379,21 +400,19 @@ fn without_image(order: u64, prefer: Prefer) -> Error {
     })
 }
 
-/// Does the journal know of the moment?
-pub(crate) fn check_known(reader: &JournalReader, at: Moment) -> Result<(), Error> {
-    let summary = reader.summary();
-    let known = summary.delivered.max(summary.timestamp);
-    match at {
-        Moment::Order(order) if order > summary.order => Err(Error::NoMoment(format!(
-            "order:{order}; the journal's last entry is order:{}",
-            summary.order
-        ))),
-        Moment::Timestamp(stamp) if stamp > known => Err(Error::NoMoment(format!(
-            "{at}; the journal knows of nothing after {}; `end` is its last state",
-            rfc3339(known)
-        ))),
-        _ => Ok(()),
+/// What lies between a base and where history begins is nowhere.
+fn check_not_left_behind(reader: &JournalReader, base: &str, order: u64) -> Result<(), Error> {
+    let (begins, timestamp) = reader.head().history_begins();
+    if order >= begins {
+        return Ok(());
     }
+    Err(Error::Base {
+        file: base.to_owned(),
+        what: format!(
+            "left behind: it stands at order:{order}, and the schedule gave up what lies before {}: history begins just after order:{begins}",
+            rfc3339(timestamp)
+        ),
+    })
 }
 
 /// Over a base a gap spoils what comes after it, until the volume has been compared with primary; over
@@ -403,6 +422,7 @@ fn check_gaps(
     at: Moment,
     timestamp: u64,
     prefer: Prefer,
+    base: u64,
     allowed: bool,
 ) -> Result<Vec<MissingSpan>, Error> {
     let moment = match at {
@@ -420,7 +440,8 @@ fn check_gaps(
         .gaps
         .iter()
         .filter(|gap| match prefer {
-            Prefer::Last => gap.from < moment && !closed(gap),
+            // What the base is newer than it lacks nothing of.
+            Prefer::Last => gap.from < moment && gap.to > base && !closed(gap),
             Prefer::First => gap.to > moment,
         })
         .cloned()
@@ -437,19 +458,6 @@ fn check_gaps(
     }
 }
 
-/// The base holds every entry up to its position: an earlier moment can't be made from it.
-fn check_base(volume: &Volume, order: u64) -> Result<(), Error> {
-    let (position, timestamp) = volume.base;
-    if order < position {
-        return Err(Error::NoMoment(format!(
-            "the base of volume {} stands at order:{position} ({}), after the moment",
-            volume.name(),
-            rfc3339(timestamp)
-        )));
-    }
-    Ok(())
-}
-
 /// Opens primary or base, which has to have the volume's size.
 pub(crate) fn open_backing(backing: Backing<'_>, volume: &Volume) -> Result<(String, File), Error> {
     let name = backing.path().display().to_string();
@@ -457,10 +465,9 @@ pub(crate) fn open_backing(backing: Backing<'_>, volume: &Volume) -> Result<(Str
         Backing::Primary(_) => "primary",
         Backing::Base(_) => "base",
     };
-    let file = File::open(backing.path()).map_err(|e| Error::io(&name, format!("opening the {what}"), e))?;
-    // Seeking finds a block device's end too.
-    let bytes = rustix::fs::seek(&file, rustix::fs::SeekFrom::End(0))
-        .map_err(|e| Error::io(&name, format!("asking for the {what}'s size"), e.into()))?;
+    let file = backing::open(backing.path(), what)?;
+    let bytes =
+        backing::size(&file).map_err(|e| Error::io(&name, format!("asking for the {what}'s size"), e))?;
     if bytes != volume.bytes() {
         return Err(Error::Base {
             file: name,
@@ -481,6 +488,10 @@ pub(crate) fn next_data(file: &File, at: u64, total: u64) -> std::io::Result<(u6
     use rustix::fs::{seek, SeekFrom};
     let start = match seek(file, SeekFrom::Data(at)) {
         Ok(start) => start.min(total),
+        // Behind the last data, or behind the end of a file that was cut: that is no hole.
+        Err(rustix::io::Errno::NXIO) if backing::size(file)? < total => {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
         Err(rustix::io::Errno::NXIO) => return Ok((total, total)),
         Err(rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP) => return Ok((at, total)),
         Err(e) => return Err(e.into()),
@@ -496,8 +507,18 @@ pub(crate) fn next_data(file: &File, at: u64, total: u64) -> std::io::Result<(u6
 impl Image {
     /// The next range of the backing that is not a hole, from `at` on; empty at the end.
     pub(crate) fn next_data(&self, at: u64) -> Result<(u64, u64), Error> {
-        next_data(&self.backing, at, self.bytes())
-            .map_err(|e| Error::io(&self.backing_name, "looking for data", e))
+        next_data(&self.backing, at, self.bytes()).map_err(|e| match e.kind() {
+            std::io::ErrorKind::UnexpectedEof => {
+                backing::cut_short(&self.backing, &self.backing_name, "looking for data")
+            }
+            _ => Error::io(&self.backing_name, "looking for data", e),
+        })
+    }
+
+    /// After leaving holes out: was the backing whole all the time, and has a base not gone on?
+    pub(crate) fn confirm_whole(&self) -> Result<(), Error> {
+        backing::check_size(&self.backing, &self.backing_name, self.bytes())?;
+        self.confirm()
     }
 
     /// Does the backing stay as it is?

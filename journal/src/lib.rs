@@ -9,14 +9,18 @@
 //! | [`JournalReader`] | reads beside the owner |
 //! | [`verify`] | proves a file from nothing but itself; shares no code with the owner but `layout` |
 //! | [`image`] | a volume as it was at a moment: a map of pointers over primary or a base, no copy |
+//! | [`base`] | images that after-images are applied to: made, checked, rolled on |
 //! | [`diff`] | what was written between two moments |
 //! | [`resync`] | after an unclean stop: journals what primary has and the journal doesn't know of |
 //! | [`rollback`] | brings primary back in place, journaled, so that it can be undone |
+//! | [`merge`] | windows become one entry per location; what is no longer kept is given up |
 //! | [`restore`] | writes such an image into a file or a device |
 //!
 //! The file's format is in `docs/formats.md`, its structs in [`layout::journal_file`]. Why it is so:
 //! `docs/decisions/0010-*` and following.
 
+mod backing;
+pub mod base;
 mod batch;
 mod block;
 pub mod diff;
@@ -27,10 +31,12 @@ mod geometry;
 mod head;
 mod history;
 pub mod image;
+pub mod merge;
 mod moment;
 mod open;
 pub mod order;
 mod payloads;
+mod pin;
 mod pit_map;
 mod reader;
 mod record;
@@ -38,6 +44,7 @@ mod record_check;
 pub mod restore;
 pub mod resync;
 pub mod rollback;
+mod schedule;
 mod segment;
 mod sparse;
 mod storage;
@@ -45,13 +52,15 @@ mod table_changes;
 mod tables;
 pub mod verify;
 mod walk;
+mod windows;
 mod writer;
 
 pub use error::Error;
 pub use history::{MissingSpan, SegmentSpan};
-pub use moment::{rfc3339, span_nanoseconds, Moment, When};
+pub use moment::{rfc3339, span_nanoseconds, span_text, Moment, When};
 pub use reader::{Entries, JournalReader, Records, Summary, TornTail};
 pub use record::{takes_order, Delivered, Entry, Location, OwnedRecord, Record, StoredRecord};
-pub use storage::{FileStorage, Storage};
-pub use tables::{Address, Bookmark, Port, PortKind, Source, SourceIdentity, Tables, Volume};
+pub use schedule::{Level, Schedule};
+pub use storage::{FileStorage, Io, Storage};
+pub use tables::{Address, Bookmark, NamedImage, Port, PortKind, Source, SourceIdentity, Tables, Volume};
 pub use writer::{ArbiterEnd, CreateOptions, Durable, End, Journal, Opened, PreviousEnd, Space};

@@ -69,6 +69,16 @@ pub fn span_nanoseconds(text: &str) -> Result<u64, String> {
     u64::try_from(duration.as_nanos()).map_err(|_| "it is negative, or too long".into())
 }
 
+/// A length of time as [`span_nanoseconds`] takes it: `7d`, `2h 30m`.
+pub fn span_text(nanoseconds: u64) -> String {
+    let nanoseconds = i64::try_from(nanoseconds).unwrap_or(i64::MAX);
+    let days = jiff::SpanRound::new().largest(jiff::Unit::Day).days_are_24_hours();
+    match jiff::Span::new().try_nanoseconds(nanoseconds).and_then(|span| span.round(days)) {
+        Ok(span) => format!("{span:#}"),
+        Err(_) => format!("{nanoseconds}ns"),
+    }
+}
+
 /// A moment as it is asked for, before a journal has been looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum When {

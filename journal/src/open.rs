@@ -5,9 +5,10 @@ use crate::error::Error;
 use crate::gather::Gather;
 use crate::geometry::Geometry;
 use crate::head::{self, Head};
+use crate::pin;
 use crate::record_check;
 use crate::segment::{header_block, Indexed, OpenSegment};
-use crate::storage::{self, FileStorage, Storage};
+use crate::storage::{self, FileStorage, Io, Storage};
 use crate::tables::Tables;
 use crate::walk::{self, Directory, Ending, Place, Step, Walk};
 use crate::writer::{arbiter_of, now, Chain, Claim, CreateOptions, Durable, Journal, Opened, PreviousEnd};
@@ -26,10 +27,15 @@ impl Journal {
     ///
     /// The whole size is allocated; the name appears only once the journal is complete.
     pub fn create(path: &Path, options: &CreateOptions) -> Result<Self, Error> {
+        Self::create_with(path, options, Io::default())
+    }
+
+    /// [`Journal::create`], and says how the file is written.
+    pub fn create_with(path: &Path, options: &CreateOptions, io: Io) -> Result<Self, Error> {
         let name = path.display().to_string();
         match std::fs::metadata(path) {
             Ok(metadata) if metadata.file_type().is_block_device() => {
-                let storage = FileStorage::open_owned(path)?;
+                let storage = FileStorage::open_owned_with(path, io)?;
                 check_device_is_blank(&storage)?;
                 return Self::create_on(Arc::new(storage), options);
             }
@@ -38,7 +44,7 @@ impl Journal {
             Err(e) => return Err(Error::io(&name, "looking for it", e)),
         }
         let unfinished = Unfinished::new(path)?;
-        let journal = unfinished.fill(options)?;
+        let journal = unfinished.fill(options, io)?;
         unfinished.publish(path)?;
         Ok(journal)
     }
@@ -61,6 +67,11 @@ impl Journal {
         Self::open_on(Arc::new(FileStorage::open_owned(path)?), writer)
     }
 
+    /// [`Journal::open`], and says how the file is written.
+    pub fn open_with_io(path: &Path, writer: &str, io: Io) -> Result<Self, Error> {
+        Self::open_on(Arc::new(FileStorage::open_owned_with(path, io)?), writer)
+    }
+
     /// Opens the journal at `path` for work of the owner's own, with no port open: bookmarks, resync,
     /// rollback. If such a session is killed no write is missing, so it leaves no gap.
     pub fn open_ports_closed(path: &Path, writer: &str) -> Result<Self, Error> {
@@ -81,14 +92,14 @@ impl Journal {
         // What a killed owner wrote may be in the page cache only, and would be taken for durable.
         storage::sync(&*storage)?;
         let mut head = Head::load(&*storage)?;
-        if head.superblock.features_write.get() != 0 {
+        if head.superblock.features_write.get() & !head::FEATURES != 0 {
             let what = format!("journal with features {:#x} for writing", head.superblock.features_write);
             return Err(Error::Version { file: storage.name().into(), what });
         }
         let directory = Directory::load(&*storage, &head)?;
         let found = find_end(&*storage, &head, &directory)?;
         let repaired = repair(&*storage, &mut head)?;
-        cut(&*storage, &head, &found.ending)?;
+        cut(&*storage, &head, &found.ending, &directory.unfinished)?;
         let mut journal = Self::resume(storage, head, directory, found, repaired)?;
         journal.ports_closed = ports_closed;
         journal.begin_session(writer)
@@ -112,6 +123,7 @@ impl Journal {
         let mut free = directory.free;
         free.extend_from_slice(&found.ending.dropped);
         free.sort_unstable();
+        let (pinned, free) = free.into_iter().partition(|slot| pin::is_pinned(&*storage, &head, *slot));
         let previous = match (found.chain.batch, found.ended) {
             (0, _) => PreviousEnd::First,
             (_, true) => PreviousEnd::Clean,
@@ -125,6 +137,7 @@ impl Journal {
             head,
             table_bytes,
             free,
+            pinned,
             segment: found.segment.unwrap_or_else(|| OpenSegment::new(nothing, SegmentHeader::new_zeroed())),
             chain: found.chain,
             gather: Gather::default(),
@@ -133,12 +146,14 @@ impl Journal {
             durable_batch: 0,
             note_generation,
             opened,
+            roll: None,
             ports_closed: false,
             stopped: false,
         };
         // Everything that was found was synced before it was read.
         journal.durable_batch = journal.chain.batch;
         if let Some(previous_digest) = found.next_after {
+            journal.revoke_if_short(Claim::Settling);
             let (slot, sequence) = (journal.next_free(Claim::Settling, 0)?, journal.segment.sequence() + 1);
             journal.take_segment(slot, sequence, previous_digest)?;
         }
@@ -262,18 +277,10 @@ fn repair(storage: &dyn Storage, head: &mut Head) -> Result<Vec<String>, Error> 
 
 /// Destroys what doesn't belong to the chain, durably, before anything is written after it: what was
 /// cut off once can't be found again.
-fn cut(storage: &dyn Storage, head: &Head, ending: &Ending) -> Result<(), Error> {
+fn cut(storage: &dyn Storage, head: &Head, ending: &Ending, unfinished: &[u32]) -> Result<(), Error> {
     // From the back, so that a crash in between leaves no segment that seems to continue the chain.
-    for slot in ending.dropped.iter().rev() {
-        let free = SegmentHeader {
-            prefix: block::prefix(magic::SEGMENT),
-            journal_id: head.journal_id(),
-            slot: (*slot).into(),
-            role: role::FREE,
-            ..SegmentHeader::new_zeroed()
-        };
-        storage::write_all(storage, &header_block(&free).0, head.geometry.segment_offset(*slot))?;
-    }
+    let slots: Vec<u32> = ending.dropped.iter().rev().chain(unfinished).copied().collect();
+    scrub(storage, head, &slots)?;
     let mut remnants = ending.stale.clone();
     if let (Some(place), false) = (&ending.place, ending.sealed) {
         remnants.extend(ending.torn.map(|torn| torn.offset));
@@ -288,10 +295,25 @@ fn cut(storage: &dyn Storage, head: &Head, ending: &Ending) -> Result<(), Error>
     for offset in &remnants {
         storage::write_all(storage, &Block::ZERO.0, *offset)?;
     }
-    if ending.dropped.is_empty() && remnants.is_empty() {
+    if ending.dropped.is_empty() && unfinished.is_empty() && remnants.is_empty() {
         return Ok(());
     }
     storage::sync(storage)
+}
+
+/// Makes segments free ones, in that order, without making it durable.
+pub(crate) fn scrub(storage: &dyn Storage, head: &Head, slots: &[u32]) -> Result<(), Error> {
+    for slot in slots {
+        let free = SegmentHeader {
+            prefix: block::prefix(magic::SEGMENT),
+            journal_id: head.journal_id(),
+            slot: (*slot).into(),
+            role: role::FREE,
+            ..SegmentHeader::new_zeroed()
+        };
+        storage::write_all(storage, &header_block(&free).0, head.geometry.segment_offset(*slot))?;
+    }
+    Ok(())
 }
 
 /// Writes an empty journal. The superblock comes last: without it there is no journal.
@@ -398,7 +420,7 @@ impl Unfinished {
         Ok(Self { file, path: temporary, name })
     }
 
-    fn fill(&self, options: &CreateOptions) -> Result<Journal, Error> {
+    fn fill(&self, options: &CreateOptions, io: Io) -> Result<Journal, Error> {
         let bytes = options.bytes.ok_or_else(|| {
             Error::Invalid(format!("{}: the journal's size is needed to make it", self.name))
         })?;
@@ -413,7 +435,7 @@ impl Unfinished {
             segment_bytes: Some(geometry.segment_bytes),
             ..options.clone()
         };
-        Journal::create_on(Arc::new(storage), &options)
+        Journal::create_on(Arc::new(storage.with(io)), &options)
     }
 
     fn publish(self, path: &Path) -> Result<(), Error> {

@@ -8,8 +8,10 @@ use crate::batch::{self, block_crc_count, crc_pieces, images, Batch, Found, Use}
 use crate::block;
 use crate::error::Error;
 use crate::geometry::Geometry;
+use crate::reader::JournalReader;
 use crate::record::StoredRecord;
 use crate::storage::{self, Storage};
+use crate::walk::Directory;
 use layout::crc;
 use layout::entry::Kind;
 use layout::journal_file::{
@@ -27,6 +29,8 @@ pub(crate) struct Payloads {
     storage: Arc<dyn Storage>,
     journal_id: [u8; 16],
     geometry: Geometry,
+    /// By slot: what the segment is used for, in the eyes of whoever made the pointers.
+    known: Mutex<HashMap<u32, Use>>,
     /// By slot: where batches begin, as far as anyone has looked.
     segments: Mutex<HashMap<u32, SegmentBatches>>,
     heads: Mutex<Heads>,
@@ -64,19 +68,60 @@ struct CrcRow {
 }
 
 impl Payloads {
-    pub fn new(storage: Arc<dyn Storage>, journal_id: [u8; 16], geometry: Geometry) -> Self {
-        Self {
-            storage,
-            journal_id,
-            geometry,
+    /// Of what `reader` reads.
+    pub fn new(reader: &JournalReader) -> Self {
+        let payloads = Self {
+            storage: reader.shared_storage(),
+            journal_id: reader.head().journal_id(),
+            geometry: reader.head().geometry,
+            known: Mutex::new(HashMap::new()),
             segments: Mutex::new(HashMap::new()),
             heads: Mutex::new(Heads::default()),
+        };
+        payloads.know(reader.directory());
+        payloads
+    }
+
+    /// Pointers may lead into these segments.
+    pub fn know(&self, directory: &Directory) {
+        let places = directory.places.iter().chain(directory.merged.iter().flatten());
+        let mut known = lock(&self.known);
+        for place in places {
+            if let Some(header) = &place.header {
+                known.insert(place.slot, self.use_of(header));
+            }
+        }
+    }
+
+    fn use_of(&self, header: &SegmentHeader) -> Use {
+        Use {
+            journal_id: self.journal_id,
+            portion: header.portion,
+            segment_sequence: header.sequence.get(),
+            session: header.session.get(),
         }
     }
 
     /// Reads part of an image: `out.len()` bytes from `skip` on. `place` is the file offset of the
     /// record's payload; `second` chooses the image after the write where there are both.
     pub fn read(&self, place: u64, second: bool, skip: u64, out: &mut [u8]) -> Result<(), Error> {
+        let read = self.read_part(place, second, skip, out);
+        match read {
+            Err(error) if error.is_corruption() && self.is_given_up(place) => {
+                Err(Error::Revoked { file: self.storage.name().to_owned() })
+            }
+            other => other,
+        }
+    }
+
+    /// Is the segment that a place lies in used for something else by now?
+    fn is_given_up(&self, place: u64) -> bool {
+        let slot = place.saturating_sub(self.geometry.segments_offset) / self.geometry.segment_bytes;
+        let now = u32::try_from(slot).ok().map(|slot| self.enter(slot).map(drop));
+        matches!(now, Some(Err(Error::Revoked { .. })))
+    }
+
+    fn read_part(&self, place: u64, second: bool, skip: u64, out: &mut [u8]) -> Result<(), Error> {
         let batch_at = self.batch_before(place)?;
         let crcs = self.crcs_of(batch_at, place)?;
         let wrong = |what: String| Error::corrupt(self.storage.name(), place, what);
@@ -202,15 +247,12 @@ impl Payloads {
         let header = block::decode::<SegmentHeader>(&first, magic::SEGMENT).map_err(|fault| {
             Error::corrupt(self.storage.name(), offset, format!("header of the segment: {fault}"))
         })?;
-        Ok(SegmentBatches {
-            used: Use {
-                journal_id: self.journal_id,
-                segment_sequence: header.sequence.get(),
-                session: header.session.get(),
-            },
-            starts: Vec::new(),
-            next: offset + BLOCK_BYTES as u64,
-        })
+        let used = self.use_of(&header);
+        // Where something else stands by now, a pointer would lead to other data, and their CRCs would be right.
+        if lock(&self.known).get(&slot) != Some(&used) {
+            return Err(Error::Revoked { file: self.storage.name().to_owned() });
+        }
+        Ok(SegmentBatches { used, starts: Vec::new(), next: offset + BLOCK_BYTES as u64 })
     }
 
     /// The head of the batch at `offset`, for the sake of what lies at `place`.

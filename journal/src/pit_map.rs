@@ -154,7 +154,22 @@ impl PitMap {
         let first = self.extents.partition_point(|extent| extent.end() <= from);
         self.extents[first..]
             .iter()
-            .take_while(move |extent| extent.lba < to)
+            // No sectors at all may lie inside an extent.
+            .take_while(move |extent| from < to && extent.lba < to)
             .map(move |extent| extent.cut(extent.lba.max(from), extent.end().min(to)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_sectors_touch_nothing() {
+        let map = PitMap::build(vec![Write::made(8, 8, 1, 0, 0, 0)], Prefer::Last);
+        for at in 0..20 {
+            assert_eq!(map.within(at, at).count(), 0, "{at}");
+        }
+        assert_eq!(map.within(9, 10).count(), 1);
     }
 }

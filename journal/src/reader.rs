@@ -4,6 +4,7 @@ use crate::batch::{block_crc_count, check_payload};
 use crate::error::Error;
 use crate::head::Head;
 use crate::open::tail_segment;
+use crate::pin;
 use crate::record::{takes_order, Entry, StoredRecord};
 use crate::storage::{self, FileStorage, Storage};
 use crate::tables::Tables;
@@ -14,6 +15,9 @@ use layout::journal_file::{batch_flags, Note};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
+
+/// How often a reader looks again while the owner changes the journal under it: it does so seconds apart.
+const ATTEMPTS: u32 = 16;
 
 /// The end of a journal that was being written when the writer stopped. Nothing of it had been
 /// reported durable.
@@ -71,6 +75,8 @@ pub struct JournalReader {
     /// The last batch; `None`: it is damaged, and everything that can be found belongs to the journal.
     last_batch: Option<u64>,
     end: Position,
+    /// Of each port: its arbiter, and its delivered watermark at the end.
+    ports: Vec<(u8, u16, u64)>,
 }
 
 impl JournalReader {
@@ -81,9 +87,7 @@ impl JournalReader {
 
     /// Opens the journal in `storage`.
     pub fn open_on(storage: Arc<dyn Storage>) -> Result<Self, Error> {
-        // The notes are read first: what they claim was there before anything that is read later.
-        let head = Head::load(&*storage)?;
-        let directory = Directory::load(&*storage, &head)?;
+        let (head, directory) = Self::snapshot(&*storage)?;
         let mut walk = Walk::new(
             &*storage,
             &head,
@@ -92,7 +96,9 @@ impl JournalReader {
             head.note.batch.get() + 1,
         );
         let mut chain = Chain::default();
-        let (mut ended, mut torn, mut damage, mut used) = (true, None, None, directory.places.len());
+        let merged: usize = directory.merged.iter().map(Vec::len).sum();
+        let (mut ended, mut torn, mut damage) = (true, None, None);
+        let mut used = directory.places.len() + merged;
         while let Some(step) = walk.step()? {
             match step {
                 Step::Segment(_) => {}
@@ -129,7 +135,28 @@ impl JournalReader {
             damaged_copies,
             damage,
         };
-        Ok(Self { storage, head, directory, summary, last_batch, end })
+        let ports = chain
+            .ports
+            .values()
+            .map(|state| (state.port, state.arbiter.get(), state.delivered.get()))
+            .collect();
+        Ok(Self { storage, head, directory, summary, last_batch, end, ports })
+    }
+
+    /// What the journal consists of, pinned: merging by its owner takes nothing of it away any more.
+    fn snapshot(storage: &dyn Storage) -> Result<(Head, Directory), Error> {
+        let mut attempts = 0;
+        loop {
+            // The notes are read first: what they claim was there before anything that is read later.
+            let head = Head::load(storage)?;
+            let directory = Directory::load(storage, &head)?;
+            pin::all(storage, &head, &directory)?;
+            // Only what the owner gave up before the pins were there can be gone, and then the superblock says so.
+            attempts += 1;
+            if head.is_current(storage)? || attempts == ATTEMPTS {
+                return Ok((head, directory));
+            }
+        }
     }
 
     /// What it says of itself.
@@ -164,6 +191,11 @@ impl JournalReader {
             .places
             .get(self.end.at)
             .map_or(self.end.offset, |place| self.segment_offset(place.slot))
+    }
+
+    /// Of each port: its arbiter, and its delivered watermark, ns.
+    pub fn port_states(&self) -> impl Iterator<Item = (u8, u16, u64)> + '_ {
+        self.ports.iter().copied()
     }
 
     /// Segments that entries may not take.
@@ -228,13 +260,15 @@ impl JournalReader {
         &self.head.tables
     }
 
-    /// Every record in journal order: entries, completions, gaps, markers.
+    /// Every record of the received portion in journal order: entries, completions, gaps, markers.
     ///
     /// Where a batch is damaged there is one error, and then what follows it.
     pub fn records(&self) -> Records<'_> {
         let walk = Walk::new(&*self.storage, &self.head, &self.directory, 0, u64::MAX);
+        let received = &self.head.superblock.portions[0];
         Records {
             walk,
+            begins: (received.from_order.get(), received.after_timestamp.get()),
             last_batch: self.last_batch,
             ready: VecDeque::new(),
             finished: self.last_batch == Some(0),
@@ -267,6 +301,8 @@ impl JournalReader {
 /// See [`JournalReader::records`].
 pub struct Records<'a> {
     walk: Walk<'a>,
+    /// First order, and the stamp behind which the received portion begins.
+    begins: (u64, u64),
     last_batch: Option<u64>,
     ready: VecDeque<StoredRecord>,
     finished: bool,
@@ -286,7 +322,13 @@ impl Iterator for Records<'_> {
             match self.walk.step() {
                 Ok(Some(Step::Batch(batch, _))) => {
                     self.finished = self.last_batch.is_some_and(|last| batch.header.sequence.get() >= last);
-                    self.ready.extend(batch.records());
+                    let (from, after) = self.begins;
+                    // What has been merged is no longer part of the received portion.
+                    let is_part = |record: &StoredRecord| match record.order {
+                        Some(order) => order >= from,
+                        None => record.kind == Kind::Completion || record.header.timestamp.get() > after,
+                    };
+                    self.ready.extend(batch.records().into_iter().filter(is_part));
                 }
                 Ok(Some(Step::Damage(error))) => return Some(Err(error)),
                 Ok(Some(Step::Segment(_))) => {}

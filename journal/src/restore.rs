@@ -150,7 +150,8 @@ fn write(
         at += length;
         progress(Progress { stage: Stage::Writing, done: at, total });
     }
-    Ok(())
+    // Holes of a base were left out without reading them.
+    image.confirm_whole()
 }
 
 /// Where the image goes.

@@ -15,7 +15,6 @@ use crate::writer::{now, Journal};
 use layout::entry::{flags, EntryHeader, Journaled, Kind, Updated};
 use layout::SECTOR_BYTES;
 use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -164,9 +163,7 @@ impl Comparison {
             let length = PIECE_BYTES.min(total - at) as usize;
             let (known, there) = (&mut known[..length], &mut there[..length]);
             self.image.read_at(known, at)?;
-            self.primary
-                .read_exact_at(there, at)
-                .map_err(|e| Error::io(&self.name, format!("reading {length} bytes at offset {at}"), e))?;
+            crate::backing::read(&self.primary, &self.name, there, at)?;
             let differs = |sector: usize| {
                 let range = sector * SECTOR_BYTES..((sector + 1) * SECTOR_BYTES).min(length);
                 known[range.clone()] != there[range]

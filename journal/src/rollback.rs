@@ -5,6 +5,7 @@
 //! a batch of pieces primary is made durable, and completions say so. Interrupted anywhere, it can be begun
 //! again (what is right already isn't written) or undone: the moment before it is a moment like any other.
 
+use crate::backing;
 use crate::diff::{diff, rollbacks};
 use crate::error::Error;
 use crate::image::{open_backing, Backing, Image};
@@ -141,9 +142,7 @@ impl Journal {
             while at < run.offset + run.bytes {
                 let length = largest.min(run.offset + run.bytes - at);
                 let mut data = vec![0; length as usize];
-                primary
-                    .read_exact_at(&mut data, at)
-                    .map_err(|e| Error::io(&name, format!("reading {length} bytes at offset {at}"), e))?;
+                backing::read(&primary, &name, &mut data, at)?;
                 self.append_resync(&volume, at, data)?;
                 at += length;
             }
@@ -272,9 +271,7 @@ impl Work<'_> {
     fn piece(&mut self, offset: u64, length: usize, done: &mut RolledBack) -> Result<(), Error> {
         let (mut wanted, mut there) = (vec![0; length], vec![0; length]);
         self.image.read_at(&mut wanted, offset)?;
-        self.primary.1.read_exact_at(&mut there, offset).map_err(|e| {
-            Error::io(&self.primary.0, format!("reading {length} bytes at offset {offset}"), e)
-        })?;
+        backing::read(&self.primary.1, &self.primary.0, &mut there, offset)?;
         let sectors = || wanted.chunks(SECTOR_BYTES).zip(there.chunks(SECTOR_BYTES));
         let Some(first) = sectors().position(|(a, b)| a != b) else { return Ok(()) };
         let last = sectors().enumerate().filter(|(_, (a, b))| a != b).map(|(index, _)| index).max();

@@ -7,15 +7,15 @@ use crate::walk::Place;
 use layout::crc;
 use layout::entry::{flags, EntryHeader, Journaled, Kind, Updated};
 use layout::journal_file::{
-    magic, role, BatchHeader, IndexRow, NoteRow, SealHeader, SegmentHeader, BLOCK_BYTES, PAYLOAD_ALIGN,
+    magic, BatchHeader, IndexRow, NoteRow, SealHeader, SegmentHeader, BLOCK_BYTES, PAYLOAD_ALIGN,
 };
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap};
 use std::mem::size_of;
 use zerocopy::IntoBytes;
 
-/// Flags of an entry that its index row keeps.
-const INDEXED_FLAGS: u16 = flags::DUPLICATE;
+/// Flags of an entry that its index row keeps: of a received one, of a merged one.
+const INDEXED_FLAGS: [u16; 2] = [flags::DUPLICATE, flags::NO_IMAGE];
 
 /// A batch as the index needs it.
 pub(crate) struct Indexed<'a> {
@@ -86,6 +86,14 @@ impl OpenSegment {
         }
     }
 
+    pub fn first_order(&self) -> u64 {
+        self.header.first_order.get()
+    }
+
+    fn is_merged(&self) -> bool {
+        self.header.portion != 0
+    }
+
     pub fn sequence(&self) -> u64 {
         self.place.sequence
     }
@@ -111,7 +119,8 @@ impl OpenSegment {
             let Ok(kind) = Kind::from_byte(descriptor.kind) else { continue };
             if takes_order(kind) {
                 self.add_entry(descriptor, order, (payload_at, descriptor_at), arbiter_of(descriptor.port));
-                order += 1;
+                // What was merged in a window has the window's last order, all of it.
+                order += u64::from(!self.is_merged());
             } else {
                 self.add_note(descriptor, kind, descriptor_at, arbiter_of(descriptor.port));
             }
@@ -139,12 +148,17 @@ impl OpenSegment {
             order: (order.wrapping_sub(self.header.first_order.get()) as u32).into(),
             payload: ((payload_at / PAYLOAD_ALIGN as u64) as u32).into(),
             volume: descriptor.volume,
-            flags: (descriptor.flags.get() & INDEXED_FLAGS).into(),
+            flags: (descriptor.flags.get() & INDEXED_FLAGS[usize::from(self.is_merged())]).into(),
             kind: descriptor.kind,
             status: status_byte(updated),
             port: descriptor.port,
             encoding: descriptor.encoding,
         };
+        if self.is_merged() {
+            // No answer is awaited, and nothing speaks of it by its number.
+            self.rows.push(row);
+            return;
+        }
         // What was read back from primary awaits no answer.
         if is_unsettled(updated) && descriptor.kind != Kind::Resync as u8 {
             let status = status_byte(updated);
@@ -186,7 +200,12 @@ impl OpenSegment {
                 return;
             }
         }
-        self.notes.push(note_row(descriptor, descriptor_at));
+        let mut note = note_row(descriptor, descriptor_at);
+        if kind == Kind::Merged {
+            let span = descriptor.timestamp.get().saturating_sub(descriptor.sequence.get());
+            note.span.copy_from_slice(&span.to_le_bytes()[..7]);
+        }
+        self.notes.push(note);
     }
 
     /// The seal, with `tables` as they stand now.
@@ -207,7 +226,7 @@ impl OpenSegment {
             journal_id: self.header.journal_id,
             slot: self.header.slot,
             portion: self.header.portion,
-            role: role::RECEIVED,
+            role: self.header.role,
             reserved: 0.into(),
             sequence: self.header.sequence,
             session: session.into(),
@@ -238,6 +257,12 @@ pub(crate) fn lba(row: &IndexRow) -> u64 {
     u64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], 0, 0])
 }
 
+/// Length of a window's note, ns.
+pub(crate) fn span(note: &NoteRow) -> u64 {
+    let b = note.span;
+    u64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], 0])
+}
+
 /// May an answer still change what is known of it?
 pub(crate) fn is_unsettled(updated: Updated) -> bool {
     matches!(updated, Updated::Pending | Updated::Unknown)
@@ -252,7 +277,7 @@ fn note_row(descriptor: &EntryHeader, descriptor_at: u64) -> NoteRow {
         kind: descriptor.kind,
         port: descriptor.port,
         status: descriptor.status,
-        reserved: [0; 7],
+        span: [0; 7],
     }
 }
 

@@ -33,6 +33,11 @@ impl<'a> SparseImage<'a> {
         Ok(Self { file, name, bytes, no_holes: false })
     }
 
+    /// A file of that size that holds anything.
+    pub fn over_file(file: &'a File, name: &'a str, bytes: u64) -> Self {
+        Self { file, name, bytes, no_holes: false }
+    }
+
     /// Writes where nothing was written before: zeroes are left out.
     pub fn fill(&mut self, bytes: &[u8], at: u64) -> Result<(), Error> {
         for (zero, range) in runs(bytes, at) {

@@ -1,11 +1,13 @@
 //! Where a journal's bytes lie: a file or block device, or in tests a memory that fails on demand.
 
 use crate::error::Error;
+use crate::pin;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Positioned reads and writes, and durability.
 ///
@@ -24,6 +26,14 @@ pub trait Storage: Send + Sync {
     /// Hints that these bytes, written before, may start on their way to the device, so that a
     /// later [`Storage::sync`] finds less to do. Promises nothing, and can't fail.
     fn start_writeback(&self, _offset: u64, _bytes: u64) {}
+    /// Pins the segment that begins at `offset` for as long as this storage is open.
+    fn pin(&self, _offset: u64) -> io::Result<()> {
+        Ok(())
+    }
+    /// Has somebody else pinned the segment that begins at `offset`?
+    fn is_pinned(&self, _offset: u64) -> bool {
+        false
+    }
     /// Writes, and returns when this write is durable. Says nothing of other writes.
     fn write_durable_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
         let written = self.write_at(bytes, offset)?;
@@ -32,37 +42,115 @@ pub trait Storage: Send + Sync {
     }
 }
 
+/// How an owner writes its file. Readers use the page cache in any case, and see the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Io {
+    /// Through the page cache. Why this is the default: `docs/decisions/0015-direct-io.md`.
+    #[default]
+    Buffered,
+    /// Past the page cache (O_DIRECT), where the file system takes it and the write is aligned; all else goes
+    /// through the page cache.
+    Direct,
+}
+
+/// What O_DIRECT wants buffers, offsets and lengths to be multiples of: the largest that devices ask for.
+const DIRECT_ALIGN: usize = 4096;
+
 /// A file or a block device.
 #[derive(Debug)]
 pub struct FileStorage {
     file: File,
     name: String,
+    /// The same file, opened for direct I/O.
+    direct: Option<File>,
+    /// The most bytes that it was seen to have. Writing into a file that was cut would make it longer again,
+    /// with a hole where the rest had been.
+    most_bytes: AtomicU64,
+    /// The file system took the flag, and then refused a write: it isn't asked again.
+    direct_refused: AtomicBool,
 }
 
 impl FileStorage {
     /// Opens `path` for reading.
     pub fn open_read_only(path: &Path) -> Result<Self, Error> {
         let name = path.display().to_string();
-        let file = File::open(path).map_err(|e| Error::io(&name, "opening", e))?;
+        // Without waiting: the opening of a FIFO would wait for its writer for ever.
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(path)
+            .map_err(|e| Error::io(&name, "opening", e))?;
         Self::checked(file, name)
     }
 
     /// Opens `path` for writing and locks it, so that there is one owner.
     pub fn open_owned(path: &Path) -> Result<Self, Error> {
+        Self::open_owned_with(path, Io::default())
+    }
+
+    /// The same, and says how it is written.
+    pub fn open_owned_with(path: &Path, io: Io) -> Result<Self, Error> {
         let name = path.display().to_string();
         let file = OpenOptions::new()
             .read(true)
             .write(true)
+            .custom_flags(libc::O_NONBLOCK)
             .open(path)
             .map_err(|e| Error::io(&name, "opening for writing", e))?;
         let storage = Self::checked(file, name)?;
         storage.lock()?;
-        Ok(storage)
+        Ok(storage.with(io))
+    }
+
+    /// Writes so from now on. A file system that takes no direct I/O is written through the page cache.
+    pub(crate) fn with(mut self, io: Io) -> Self {
+        self.direct = match io {
+            Io::Buffered => None,
+            // By its descriptor: the name may mean another file by now, or not be given yet.
+            Io::Direct => OpenOptions::new()
+                .write(true)
+                .custom_flags(libc::O_DIRECT)
+                .open(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
+                .ok(),
+        };
+        self
+    }
+
+    /// The descriptor for direct I/O, if these bytes can go that way.
+    fn direct_for(&self, bytes: &[u8], offset: u64) -> Option<&File> {
+        let align = DIRECT_ALIGN;
+        let aligned = (bytes.as_ptr() as usize).is_multiple_of(align)
+            && bytes.len().is_multiple_of(align)
+            && offset.is_multiple_of(align as u64);
+        let usable = aligned && !self.direct_refused.load(Ordering::Relaxed);
+        self.direct.as_ref().filter(|_| usable)
+    }
+
+    /// Tries to write past the page cache; `None`: it has to go through it.
+    fn write_direct(&self, bytes: &[u8], offset: u64, durable: bool) -> Option<io::Result<usize>> {
+        let file = self.direct_for(bytes, offset)?;
+        let flags = match durable {
+            true => rustix::io::ReadWriteFlags::DSYNC,
+            false => rustix::io::ReadWriteFlags::empty(),
+        };
+        match rustix::io::pwritev2(file, &[io::IoSlice::new(bytes)], offset, flags) {
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {
+                self.direct_refused.store(true, Ordering::Relaxed);
+                None
+            }
+            other => Some(other.map_err(io::Error::from)),
+        }
     }
 
     /// A file that is already open; `name` is for messages.
     pub(crate) fn from_file(file: File, name: String) -> Self {
-        Self { file, name }
+        Self {
+            file,
+            name,
+            direct: None,
+            most_bytes: AtomicU64::new(0),
+            direct_refused: AtomicBool::new(false),
+        }
     }
 
     /// Takes the owner's lock, which goes with the file when it is closed.
@@ -79,9 +167,11 @@ impl FileStorage {
     fn checked(file: File, name: String) -> Result<Self, Error> {
         let kind = file.metadata().map_err(|e| Error::io(&name, "looking at it", e))?.file_type();
         if !kind.is_file() && !kind.is_block_device() {
-            return Err(Error::Foreign { file: name, reason: "neither a file nor a block device".into() });
+            let is = if kind.is_dir() { "a directory" } else { "a pipe, socket or character device" };
+            let reason = format!("it is {is}; a journal is a regular file or a block device");
+            return Err(Error::Foreign { file: name, reason });
         }
-        Ok(Self { file, name })
+        Ok(Self::from_file(file, name))
     }
 
     /// Who holds the lock, from the kernel's list: "3: FLOCK  ADVISORY  WRITE 5037 fd:01:1835015 0 EOF".
@@ -116,14 +206,31 @@ impl Storage for FileStorage {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
-        FileExt::write_at(&self.file, bytes, offset)
+        match self.write_direct(bytes, offset, false) {
+            Some(written) => written,
+            None => FileExt::write_at(&self.file, bytes, offset),
+        }
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
+        self.file.sync_data()?;
+        let now = self.bytes()?;
+        let most = self.most_bytes.fetch_max(now, Ordering::Relaxed);
+        if now < most {
+            // Nothing more may be acknowledged: what was, may be gone.
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                format!("the file was cut from {most} to {now} bytes while it was open; stop what did that, and verify it"),
+            ));
+        }
+        Ok(())
     }
 
     fn start_writeback(&self, offset: u64, bytes: u64) {
+        if self.direct.is_some() && !self.direct_refused.load(Ordering::Relaxed) {
+            // It is there already.
+            return;
+        }
         let (Ok(offset), Ok(bytes)) = (i64::try_from(offset), i64::try_from(bytes)) else { return };
         // SAFETY: the descriptor is open as long as `self.file` lives, and the call touches no memory
         // of ours. Its result is of no use: an error of the device stays with the file until fdatasync.
@@ -132,7 +239,18 @@ impl Storage for FileStorage {
         }
     }
 
+    fn pin(&self, offset: u64) -> io::Result<()> {
+        pin::share(&self.file, offset)
+    }
+
+    fn is_pinned(&self, offset: u64) -> bool {
+        pin::is_shared(&self.file, offset)
+    }
+
     fn write_durable_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        if let Some(written) = self.write_direct(bytes, offset, true) {
+            return written;
+        }
         let buffers = [io::IoSlice::new(bytes)];
         match rustix::io::pwritev2(&self.file, &buffers, offset, rustix::io::ReadWriteFlags::DSYNC) {
             Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {
@@ -155,7 +273,7 @@ pub(crate) fn read_exact(storage: &dyn Storage, buffer: &mut [u8], offset: u64) 
                 return Err(Error::Truncated {
                     file: storage.name().to_owned(),
                     expected: offset + buffer.len() as u64,
-                    actual: at,
+                    actual: storage.bytes().map_or(at, |bytes| bytes.min(at)),
                 })
             }
             Ok(n) => done += n,

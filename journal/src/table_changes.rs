@@ -92,7 +92,7 @@ impl Journal {
         self.change_tables(tables)
     }
 
-    fn change_tables(&mut self, tables: Tables) -> Result<(), Error> {
+    pub(crate) fn change_tables(&mut self, tables: Tables) -> Result<(), Error> {
         if tables == self.head.tables {
             return Ok(());
         }

@@ -1,11 +1,12 @@
 //! Volumes, ports and sources: what doesn't fit an entry's header and is named there by index.
 
 use crate::error::Error;
+use crate::schedule::{Level, Schedule};
 use layout::crc;
 use layout::journal_file::{
-    magic, port_kind, section, source_kind, volume_kind, BookmarkRow, PortRow, Prefix, SectionHeader,
-    SourceRow, TablesHeader, VolumeRow, BLOCK_BYTES, BOOKMARK_NAME_BYTES, NAME_BYTES, PREFIX_CRC_OFFSET,
-    VERSION,
+    magic, port_kind, section, source_kind, volume_kind, BookmarkRow, ImageRow, PortRow, Prefix, ScheduleRow,
+    SectionHeader, SourceRow, TablesHeader, VolumeRow, BLOCK_BYTES, BOOKMARK_NAME_BYTES, NAME_BYTES,
+    PREFIX_CRC_OFFSET, VERSION,
 };
 use std::mem::size_of;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -53,6 +54,10 @@ pub struct Volume {
     pub base_id: [u8; 16],
     /// The base holds every entry up to this order, stamped so; zero: it is from before the first.
     pub base: (u64, u64),
+    /// The base may hold entries up to this order, stamped so: moments before it can't be made from it.
+    pub rolling: (u64, u64),
+    /// Entries that were rolled into the base though nobody knows whether the target executed them.
+    pub base_doubtful: u64,
     /// Primary was made durable up to this order, stamped so.
     pub primary: (u64, u64),
 }
@@ -69,6 +74,8 @@ impl Volume {
             arbiter: 0,
             base_id: [0; 16],
             base: (0, 0),
+            rolling: (0, 0),
+            base_doubtful: 0,
             primary: (0, 0),
         }
     }
@@ -141,6 +148,21 @@ pub struct Bookmark {
     pub created: u64,
 }
 
+/// A named image: a moment of a volume that merging keeps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedImage {
+    /// Name, up to 64 bytes.
+    pub name: String,
+    /// Index of the volume.
+    pub volume: u16,
+    /// The moment is just after the entry with this order; 0: before the first.
+    pub order: u64,
+    /// Stamp of that entry, ns.
+    pub timestamp: u64,
+    /// When it was made, by the host's clock, ns since the Unix epoch.
+    pub created: u64,
+}
+
 /// The tables of a journal.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tables {
@@ -152,6 +174,10 @@ pub struct Tables {
     pub sources: Vec<Source>,
     /// Bookmarks, in the order in which they were made.
     pub bookmarks: Vec<Bookmark>,
+    /// When what is merged.
+    pub schedule: Schedule,
+    /// Named images, in the order in which they were made.
+    pub images: Vec<NamedImage>,
 }
 
 impl Tables {
@@ -201,13 +227,17 @@ impl Tables {
         push_section(&mut bytes, section::SOURCES, &sources);
         let bookmarks = self.bookmarks.iter().map(bookmark_row).collect::<Result<Vec<_>, _>>()?;
         push_section(&mut bytes, section::BOOKMARKS, &bookmarks);
+        let levels: Vec<_> = self.schedule.levels().iter().map(level_row).collect();
+        push_section(&mut bytes, section::SCHEDULE, &levels);
+        let images = self.images.iter().map(image_row).collect::<Result<Vec<_>, _>>()?;
+        push_section(&mut bytes, section::IMAGES, &images);
         bytes.resize(bytes.len().next_multiple_of(BLOCK_BYTES), 0);
         let header = TablesHeader {
             prefix: Prefix { magic: magic::TABLES, version: VERSION.into(), crc: 0.into() },
             journal_id,
             generation: generation.into(),
             bytes: (bytes.len() as u32).into(),
-            sections: 4.into(),
+            sections: 6.into(),
         };
         bytes[..size_of::<TablesHeader>()].copy_from_slice(header.as_bytes());
         let sum = crc::crc32c(&bytes);
@@ -231,6 +261,11 @@ impl Tables {
                 section::PORTS => tables.ports = decode_rows(rows, head, port_of)?,
                 section::SOURCES => tables.sources = decode_rows(rows, head, source_of)?,
                 section::BOOKMARKS => tables.bookmarks = decode_rows(rows, head, bookmark_of)?,
+                section::SCHEDULE => {
+                    let levels = decode_rows(rows, head, |row: &ScheduleRow| Ok(level_of(row)))?;
+                    tables.schedule = Schedule::new(levels)?;
+                }
+                section::IMAGES => tables.images = decode_rows(rows, head, image_of)?,
                 // A later version's section: what this version knows is whole without it.
                 _ => {}
             }
@@ -312,7 +347,10 @@ fn volume_row(volume: &Volume) -> Result<VolumeRow, Error> {
         base_timestamp: volume.base.1.into(),
         primary_order: volume.primary.0.into(),
         primary_timestamp: volume.primary.1.into(),
-        reserved3: [0; 56],
+        rolling_order: volume.rolling.0.into(),
+        rolling_timestamp: volume.rolling.1.into(),
+        base_doubtful: volume.base_doubtful.into(),
+        reserved3: [0; 32],
     })
 }
 
@@ -334,6 +372,8 @@ fn volume_of(row: &VolumeRow) -> Result<Volume, String> {
         arbiter: row.arbiter.get(),
         base_id: row.base_id,
         base: (row.base_order.get(), row.base_timestamp.get()),
+        rolling: (row.rolling_order.get(), row.rolling_timestamp.get()),
+        base_doubtful: row.base_doubtful.get(),
         primary: (row.primary_order.get(), row.primary_timestamp.get()),
     })
 }
@@ -407,6 +447,40 @@ fn bookmark_row(bookmark: &Bookmark) -> Result<BookmarkRow, Error> {
 fn bookmark_of(row: &BookmarkRow) -> Result<Bookmark, String> {
     Ok(Bookmark {
         name: unpadded(&row.name)?,
+        order: row.order.get(),
+        timestamp: row.timestamp.get(),
+        created: row.created.get(),
+    })
+}
+
+fn level_row(level: &Level) -> ScheduleRow {
+    ScheduleRow {
+        window: level.window.into(),
+        keep: level.keep.into(),
+        least: level.least.into(),
+        reserved: 0.into(),
+    }
+}
+
+fn level_of(row: &ScheduleRow) -> Level {
+    Level { window: row.window.get(), keep: row.keep.get(), least: row.least.get() }
+}
+
+fn image_row(image: &NamedImage) -> Result<ImageRow, Error> {
+    Ok(ImageRow {
+        name: padded::<BOOKMARK_NAME_BYTES>("the image's name", &image.name)?,
+        volume: image.volume.into(),
+        reserved: [0; 6],
+        order: image.order.into(),
+        timestamp: image.timestamp.into(),
+        created: image.created.into(),
+    })
+}
+
+fn image_of(row: &ImageRow) -> Result<NamedImage, String> {
+    Ok(NamedImage {
+        name: unpadded(&row.name)?,
+        volume: row.volume.get(),
         order: row.order.get(),
         timestamp: row.timestamp.get(),
         created: row.created.get(),

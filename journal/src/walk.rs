@@ -14,11 +14,11 @@ use crate::storage::{self, Storage};
 use layout::crc;
 use layout::journal_file::{
     batch_flags, magic, role, BatchHeader, SealHeader, SegmentHeader, BATCH_HEADER_BYTES, BLOCK_BYTES,
-    MAXIMUM_SEGMENT_BYTES,
+    MAXIMUM_SEGMENT_BYTES, PORTIONS,
 };
 use zerocopy::FromBytes;
 
-/// A segment of the received portion.
+/// A segment of a portion.
 #[derive(Clone, Debug)]
 pub(crate) struct Place {
     pub slot: u32,
@@ -27,12 +27,17 @@ pub(crate) struct Place {
     pub header: Option<SegmentHeader>,
 }
 
-/// The segments of the received portion in the order of the chain, and the others.
+/// The segments of the portions in the order of their chains, and the others.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Directory {
+    /// Of the received portion.
     pub places: Vec<Place>,
+    /// Of the merged portions, by index; the first is empty.
+    pub merged: [Vec<Place>; PORTIONS],
     pub free: Vec<u32>,
-    /// Segments of another portion, or duplicates: neither free nor part of the chain.
+    /// Of those, segments that a merge was writing which never came to its end.
+    pub unfinished: Vec<u32>,
+    /// Duplicates: neither free nor part of a chain.
     pub other: Vec<u32>,
 }
 
@@ -60,13 +65,25 @@ impl Directory {
                     }
                 }
                 Ok(header) if header.role == role::FREE => directory.free.push(slot),
-                Ok(_) => directory.other.push(slot),
+                Ok(header) => directory.merged_segment(head, slot, header),
                 Err(_) => unknown.push(slot),
             }
         }
         directory.places.sort_by_key(|place| (place.sequence, place.header.map(|h| h.session.get())));
+        directory.merged.iter_mut().for_each(|places| places.sort_by_key(|place| place.sequence));
         directory.settle(storage, head, unknown)?;
         Ok(directory)
+    }
+
+    /// A merged segment belongs to its portion if the superblock says so; else nobody ever relied on it.
+    fn merged_segment(&mut self, head: &Head, slot: u32, header: SegmentHeader) {
+        let (portion, sequence) = (usize::from(header.portion), header.sequence.get());
+        if header.role == role::MERGED && head.is_merged(portion, sequence) {
+            self.merged[portion].push(Place { slot, sequence, header: Some(header) });
+        } else {
+            self.free.push(slot);
+            self.unfinished.push(slot);
+        }
     }
 
     /// A segment without an intact header is free, unless the chain lacks one and it tells by its
@@ -74,7 +91,15 @@ impl Directory {
     fn settle(&mut self, storage: &dyn Storage, head: &Head, unknown: Vec<u32>) -> Result<(), Error> {
         for slot in unknown {
             match told_by_content(storage, head, slot)? {
-                Some(sequence)
+                Some((portion @ 1.., sequence)) if head.is_merged(usize::from(portion), sequence) => {
+                    let places = &mut self.merged[usize::from(portion)];
+                    let at = places.partition_point(|place| place.sequence < sequence);
+                    match places.get(at).is_some_and(|place| place.sequence == sequence) {
+                        true => self.free.push(slot),
+                        false => places.insert(at, Place { slot, sequence, header: None }),
+                    }
+                }
+                Some((0, sequence))
                     if sequence >= head.first_sequence()
                         && self.places.iter().all(|place| place.sequence != sequence) =>
                 {
@@ -95,9 +120,10 @@ impl Directory {
     }
 }
 
-fn told_by_content(storage: &dyn Storage, head: &Head, slot: u32) -> Result<Option<u64>, Error> {
-    if let Some(seal) = read_seal(storage, head, slot)? {
-        return Ok(Some(seal.sequence.get()));
+/// Portion and sequence of a segment, by its seal or its first batch.
+fn told_by_content(storage: &dyn Storage, head: &Head, slot: u32) -> Result<Option<(u8, u64)>, Error> {
+    if let Some(seal) = read_any_seal(storage, head, slot)? {
+        return Ok(Some((seal.portion, seal.sequence.get())));
     }
     let mut bytes = [0; BATCH_HEADER_BYTES];
     storage::read_exact(storage, &mut bytes, head.geometry.segment_offset(slot) + BLOCK_BYTES as u64)?;
@@ -107,16 +133,25 @@ fn told_by_content(storage: &dyn Storage, head: &Head, slot: u32) -> Result<Opti
     Ok(BatchHeader::read_from_bytes(&bytes)
         .ok()
         .filter(|header| header.journal_id == head.journal_id())
-        .map(|header| header.segment_sequence.get()))
+        .map(|header| (header.portion, header.segment_sequence.get())))
 }
 
-/// The seal of a segment, if there is an intact one of this journal in its place.
+/// The seal of a segment of the received portion, if there is an intact one of this journal in its place.
 pub(crate) fn read_seal(storage: &dyn Storage, head: &Head, slot: u32) -> Result<Option<SealHeader>, Error> {
+    Ok(read_any_seal(storage, head, slot)?.filter(|seal| seal.portion == 0))
+}
+
+/// The same of any portion.
+pub(crate) fn read_any_seal(
+    storage: &dyn Storage,
+    head: &Head,
+    slot: u32,
+) -> Result<Option<SealHeader>, Error> {
     let mut block = Block::ZERO;
     storage::read_exact(storage, &mut block.0, head.geometry.seal_offset(slot))?;
     Ok(block::decode::<SealHeader>(&block, magic::SEAL)
         .ok()
-        .filter(|seal| seal.journal_id == head.journal_id() && seal.slot.get() == slot && seal.portion == 0))
+        .filter(|seal| seal.journal_id == head.journal_id() && seal.slot.get() == slot))
 }
 
 /// Are the index and the copy of the tables there that belong to a seal?
@@ -429,6 +464,7 @@ impl<'a> Walk<'a> {
     fn use_of(&self, place: &Place) -> Use {
         Use {
             journal_id: self.head.journal_id(),
+            portion: 0,
             segment_sequence: place.sequence,
             session: place.header.map_or(0, |header| header.session.get()),
         }

@@ -5,6 +5,7 @@ use crate::block;
 use crate::error::Error;
 use crate::gather::{Frame, Gather};
 use crate::head::{self, Head};
+use crate::pin;
 use crate::reader::TornTail;
 use crate::record::{takes_order, Delivered, OwnedRecord, Record};
 use crate::record_check;
@@ -119,6 +120,8 @@ pub struct Journal {
     pub(crate) table_bytes: Vec<u8>,
     /// Slots that hold nothing, rising.
     pub(crate) free: Vec<u32>,
+    /// Slots that are no longer part of the journal and that somebody still reads.
+    pub(crate) pinned: Vec<u32>,
     pub(crate) segment: OpenSegment,
     pub(crate) chain: Chain,
     pub(crate) gather: Gather,
@@ -128,6 +131,8 @@ pub struct Journal {
     pub(crate) durable_batch: u64,
     pub(crate) note_generation: u64,
     pub(crate) opened: Opened,
+    /// Bases have to be rolled on to this entry, order and stamp, before more is given up.
+    pub(crate) roll: Option<(u64, u64)>,
     /// No port is open: only the owner's own records are appended.
     pub(crate) ports_closed: bool,
     /// A write or sync failed: what is on the disk is not known.
@@ -409,6 +414,7 @@ impl Journal {
     /// or the new header, what was written behind it is cut off with it, none of it acknowledged.
     pub(crate) fn next_segment(&mut self, claim: Claim, taken: usize) -> Result<(), Error> {
         assert!(self.gather.is_empty(), "what is gathered was checked against this segment");
+        self.revoke_if_short(claim);
         let slot = self.next_free(claim, taken)?;
         let digest = self.seal()?;
         self.take_segment(slot, self.segment.sequence() + 1, digest)
@@ -427,6 +433,31 @@ impl Journal {
         });
         self.stop_on_error(written)?;
         Ok(seal.digest)
+    }
+
+    /// Takes back what nobody reads any more.
+    pub(crate) fn free_unpinned(&mut self) {
+        let (storage, head) = (&*self.storage, &self.head);
+        let (pinned, free): (Vec<u32>, Vec<u32>) =
+            self.pinned.iter().partition(|slot| pin::is_pinned(storage, head, **slot));
+        self.pinned = pinned;
+        self.give_back(free);
+    }
+
+    /// Before writes would have to stop, what is still read is taken all the same: its readers find other bytes than
+    /// their CRCs say, which is an error to them and never wrong data.
+    pub(crate) fn revoke_if_short(&mut self, claim: Claim) {
+        self.free_unpinned();
+        if self.free.len() as u32 <= self.reserved(claim) {
+            let revoked = std::mem::take(&mut self.pinned);
+            self.give_back(revoked);
+        }
+    }
+
+    /// Puts slots among the free ones.
+    pub(crate) fn give_back(&mut self, slots: Vec<u32>) {
+        self.free.extend(slots);
+        self.free.sort_unstable();
     }
 
     /// The free segment to take next: in the order of the file, so that a device sees a sequential stream.

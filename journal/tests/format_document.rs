@@ -112,12 +112,33 @@ fn the_document_has_every_field_where_it_is() {
             base_timestamp,
             primary_order,
             primary_timestamp,
+            rolling_order,
+            rolling_timestamp,
+            base_doubtful,
             reserved3,
         }
     );
     check!(tables, PortRow { port, kind, arbiter, reserved, name });
     check!(tables, SourceRow { port, kind, index, reserved, identity, since_order, reserved2 });
     check!(tables, BookmarkRow { name, order, timestamp, created, reserved });
+    check!(tables, ScheduleRow { window, keep, least, reserved });
+    check!(tables, ImageRow { name, volume, reserved, order, timestamp, created });
+    check!(tables, MergedWindow { first_order, first_timestamp, last_timestamp, reserved });
+    check!(
+        tables,
+        BaseLabel {
+            prefix,
+            journal_id,
+            base_id,
+            volume,
+            sectors,
+            order,
+            timestamp,
+            rolling_order,
+            rolling_timestamp,
+            created,
+        }
+    );
     check!(
         tables,
         SegmentHeader {
@@ -215,7 +236,7 @@ fn the_document_has_every_field_where_it_is() {
         tables,
         IndexRow { lba, sectors, timestamp, order, payload, volume, flags, kind, status, port, encoding }
     );
-    check!(tables, NoteRow { number, timestamp, descriptor, flags, kind, port, status, reserved });
+    check!(tables, NoteRow { number, timestamp, descriptor, flags, kind, port, status, span });
     assert!(tables.is_empty(), "the document describes what doesn't exist: {:?}", tables.keys());
 }
 
@@ -231,7 +252,15 @@ fn the_document_has_the_places_and_magics() {
             .contains(&format!("| {offset} | durability note, {parity} generations | {BLOCK_BYTES} |")));
     }
     assert!(DOCUMENT.contains(&format!("| {TABLES_OFFSET} | tables, first copy |")));
-    for magic in [magic::SUPERBLOCK, magic::NOTE, magic::TABLES, magic::SEGMENT, magic::BATCH, magic::SEAL] {
+    for magic in [
+        magic::SUPERBLOCK,
+        magic::NOTE,
+        magic::TABLES,
+        magic::SEGMENT,
+        magic::BATCH,
+        magic::SEAL,
+        magic::BASE,
+    ] {
         let text = String::from_utf8(magic.to_vec()).unwrap();
         assert!(DOCUMENT.contains(&format!("Magic `{text}`")), "{text}");
     }

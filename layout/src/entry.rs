@@ -115,7 +115,7 @@ byte_enum! {
         Marker = 7 "marker",
         /// Data as read back from primary.
         Resync = 8 "resync",
-        /// The merged result of a window.
+        /// A window of a merged portion begins; what was merged in it follows as entries.
         Merged = 9 "merged",
     }
 }
@@ -177,6 +177,11 @@ pub mod flags {
     pub const RESYNCED: u16 = 1 << 8;
     /// Of a marker: a rollback of its volume begins or ends here; the payload is a [`super::Rollback`].
     pub const ROLLBACK: u16 = 1 << 9;
+    /// Of a marker: its volume has another size from here on; the payload is a [`super::Resize`].
+    pub const RESIZED: u16 = 1 << 10;
+    /// Of a merged entry: something was written here, and neither what it was nor what had been there before
+    /// is known.
+    pub const NO_IMAGE: u16 = 1 << 11;
     /// Every flag with the name that is printed.
     pub const NAMES: &[(u16, &str)] = &[
         (DUPLICATE, "duplicate"),
@@ -187,6 +192,8 @@ pub mod flags {
         (LATE, "late"),
         (RESYNCED, "resynced"),
         (ROLLBACK, "rollback"),
+        (RESIZED, "resized"),
+        (NO_IMAGE, "no-image"),
     ];
 }
 
@@ -281,6 +288,16 @@ pub struct Rollback {
     pub before_order: U64,
     /// Last order of the rollback; zero: it begins here.
     pub last_order: U64,
+}
+
+/// Payload of a marker flagged [`flags::RESIZED`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct Resize {
+    /// Sectors before.
+    pub before: U64,
+    /// Sectors from here on.
+    pub after: U64,
 }
 
 impl EntryHeader {

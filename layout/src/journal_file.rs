@@ -70,6 +70,12 @@ pub struct Prefix {
 /// Where [`Prefix::crc`] lies.
 pub const PREFIX_CRC_OFFSET: usize = core::mem::offset_of!(Prefix, crc);
 
+/// Bits of [`Superblock::features_read`] and [`Superblock::features_write`].
+pub mod features {
+    /// There is a merged portion: without it what the journal says of a moment is not whole.
+    pub const MERGED: u64 = 1 << 0;
+}
+
 /// First bytes of the structures.
 pub mod magic {
     /// A [`super::Superblock`].
@@ -84,6 +90,8 @@ pub mod magic {
     pub const BATCH: [u8; 8] = *b"CSW-BTCH";
     /// A [`super::SealHeader`].
     pub const SEAL: [u8; 8] = *b"CSW-SEAL";
+    /// A [`super::BaseLabel`].
+    pub const BASE: [u8; 8] = *b"CSW-BASE";
 }
 
 /// What a portion, and a segment of it, is for.
@@ -238,6 +246,10 @@ pub mod section {
     pub const SOURCES: u32 = 3;
     /// Rows are [`super::BookmarkRow`]s.
     pub const BOOKMARKS: u32 = 4;
+    /// Rows are [`super::ScheduleRow`]s.
+    pub const SCHEDULE: u32 = 5;
+    /// Rows are [`super::ImageRow`]s.
+    pub const IMAGES: u32 = 6;
 }
 
 /// How a volume is addressed.
@@ -280,7 +292,7 @@ pub struct VolumeRow {
     pub arbiter: U16,
     /// Zero.
     pub reserved2: U16,
-    /// Sectors when the volume was entered; resizes are entries.
+    /// Sectors when the volume was entered; markers flagged *resized* change them.
     pub sectors: U64,
     /// Identity of the base; zero: none is known.
     pub base_id: [u8; 16],
@@ -292,8 +304,14 @@ pub struct VolumeRow {
     pub primary_order: U64,
     /// Stamp of that entry.
     pub primary_timestamp: U64,
+    /// The base may hold entries up to this order; it is at least `base_order`.
+    pub rolling_order: U64,
+    /// Stamp of that entry.
+    pub rolling_timestamp: U64,
+    /// Entries that were rolled into the base though nobody knows whether the target executed them.
+    pub base_doubtful: U64,
     /// Zero.
-    pub reserved3: [u8; 56],
+    pub reserved3: [u8; 32],
 }
 
 const _: () = assert!(core::mem::size_of::<VolumeRow>() == 256);
@@ -376,6 +394,88 @@ pub struct BookmarkRow {
 
 const _: () = assert!(core::mem::size_of::<BookmarkRow>() == 96);
 
+/// A level of the schedule of merging: rows rise by `window`, and so do `keep` and `least`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct ScheduleRow {
+    /// Length of a window in ns; zero, in the first row: every write.
+    pub window: U64,
+    /// How far back moments of this level are kept, ns.
+    pub keep: U64,
+    /// How far back they are kept when room runs short, ns; at most `keep`.
+    pub least: U64,
+    /// Zero.
+    pub reserved: U64,
+}
+
+const _: () = assert!(core::mem::size_of::<ScheduleRow>() == 32);
+
+/// A named image: a moment of a volume that merging keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct ImageRow {
+    /// Name, UTF-8, padded with zeroes; no two images have the same.
+    pub name: [u8; BOOKMARK_NAME_BYTES],
+    /// Volume.
+    pub volume: U16,
+    /// Zero.
+    pub reserved: [u8; 6],
+    /// The moment is just after the entry with this order; zero: before the first.
+    pub order: U64,
+    /// Stamp of that entry.
+    pub timestamp: U64,
+    /// When it was made, by the host's clock, ns since the Unix epoch.
+    pub created: U64,
+}
+
+const _: () = assert!(core::mem::size_of::<ImageRow>() == 96);
+
+/// What stands beside a base, in a file of its own: of which volume it is, and where it stands. Its CRC
+/// covers the block of [`BLOCK_BYTES`], whose rest is zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct BaseLabel {
+    /// [`magic::BASE`].
+    pub prefix: Prefix,
+    /// Of the journal.
+    pub journal_id: [u8; 16],
+    /// Identity of the base, as in [`VolumeRow::base_id`].
+    pub base_id: [u8; 16],
+    /// Name of the volume, UTF-8, padded with zeroes.
+    pub volume: [u8; NAME_BYTES],
+    /// Sectors of the base.
+    pub sectors: U64,
+    /// It holds every entry up to this order.
+    pub order: U64,
+    /// Stamp of that entry.
+    pub timestamp: U64,
+    /// It may hold entries up to this order: moments before it can't be made from it.
+    pub rolling_order: U64,
+    /// Stamp of that entry.
+    pub rolling_timestamp: U64,
+    /// When it was made, by the host's clock, ns since the Unix epoch.
+    pub created: U64,
+}
+
+const _: () = assert!(core::mem::size_of::<BaseLabel>() <= BLOCK_BYTES);
+
+/// Payload of a record of kind *merged*, with which a window of a merged portion begins. The record's stamp is
+/// the window's end, its number the last order in it, its sequence the stamp behind which the window begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct MergedWindow {
+    /// The first order in it.
+    pub first_order: U64,
+    /// Stamp of the entry with that order.
+    pub first_timestamp: U64,
+    /// Stamp of the entry with the last order.
+    pub last_timestamp: U64,
+    /// Zero.
+    pub reserved: U64,
+}
+
+const _: () = assert!(core::mem::size_of::<MergedWindow>() == 32);
+
 /// Head of a segment, in its first block. Its CRC covers the whole block, whose rest is zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -400,7 +500,7 @@ pub struct SegmentHeader {
     pub segment_bytes: U64,
     /// Sequence of the batch that comes first in it.
     pub first_batch: U64,
-    /// Order that the next entry gets.
+    /// Order that the next entry gets; in a merged portion the order that its first batch names.
     pub first_order: U64,
     /// Batches of the portion known durable when this was written.
     pub durable_up_to: U64,
@@ -436,7 +536,8 @@ pub struct BatchHeader {
     pub segment_sequence: U64,
     /// Batches of the portion known durable when this was written: up to this one, inclusive.
     pub durable_up_to: U64,
-    /// Order of its first entry; without entries, the order that the next one gets.
+    /// Order of its first entry; without entries, the order that the next one gets. In a merged portion
+    /// the last order of its window, which is that of all its entries.
     pub first_order: U64,
     /// Smallest stamp in it; without descriptors, the last one before.
     pub first_timestamp: U64,
@@ -661,8 +762,8 @@ pub struct NoteRow {
     pub port: u8,
     /// Status.
     pub status: u8,
-    /// Zero.
-    pub reserved: [u8; 7],
+    /// Of a window: from its beginning to its end, ns; else zero.
+    pub span: [u8; 7],
 }
 
 const _: () = assert!(core::mem::size_of::<NoteRow>() == 32);

@@ -1,6 +1,6 @@
 //! `docs/formats.md` says of every field, kind and flag of an entry what `layout` says.
 
-use layout::entry::{flags, EntryHeader, Gap, Kind, Rollback};
+use layout::entry::{flags, EntryHeader, Gap, Kind, Resize, Rollback};
 use std::mem::{offset_of, size_of};
 
 const DOCUMENT: &str = include_str!("../../docs/formats.md");
@@ -64,6 +64,7 @@ fn the_document_has_every_field_kind_and_flag() {
         header_crc,
     });
     check!(Gap { from_timestamp, from_number, reason, reserved });
+    check!(Resize { before, after });
     check!(Rollback { target_order, target_timestamp, before_order, last_order });
     let kinds: Vec<_> =
         rows("| kind | name | payload |").iter().map(|row| (row[0].to_owned(), row[1])).collect();

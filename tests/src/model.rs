@@ -70,9 +70,19 @@ impl CaptureSet {
     }
 
     /// The writes in the order of the journal: its entries, as `log --json` gives them, must be, port by
-    /// port, the captures' writes in their order, each once.
+    /// port, the captures' writes in their order, each once, with the data after them.
     #[track_caller]
     pub fn in_journal_order(&self, log: &[Value]) -> Vec<&Write> {
+        let ordered = self.in_order_by_place(log);
+        for (line, write) in log.iter().zip(&ordered) {
+            assert_eq!(line["crc32c"], layout::crc::crc32c(&write.data), "{line}");
+        }
+        ordered
+    }
+
+    /// The same, whatever the entries hold.
+    #[track_caller]
+    pub fn in_order_by_place(&self, log: &[Value]) -> Vec<&Write> {
         let mut next: BTreeMap<u8, usize> = BTreeMap::new();
         let mut ordered = Vec::new();
         for (place, line) in log.iter().enumerate() {
@@ -82,7 +92,7 @@ impl CaptureSet {
             let write = self.writes[&port]
                 .get(*number)
                 .unwrap_or_else(|| panic!("port {port} wrote less than that: {line}"));
-            check_entry(line, write);
+            check_place(line, write);
             *number += 1;
             ordered.push(write);
         }
@@ -90,13 +100,12 @@ impl CaptureSet {
     }
 }
 
-/// A line of the log must be that write.
+/// A line of the log must be of that write's place.
 #[track_caller]
-pub fn check_entry(line: &Value, write: &Write) {
+fn check_place(line: &Value, write: &Write) {
     assert_eq!(line["volume"], write.volume.as_str(), "{line}");
     assert_eq!(line["lba"], write.lba, "{line}");
     assert_eq!(line["sectors"], write.sectors, "{line}");
-    assert_eq!(line["crc32c"], layout::crc::crc32c(&write.data), "{line}");
 }
 
 /// A volume.
@@ -119,6 +128,12 @@ impl Volume {
             let at = write.lba as usize * 512;
             self.bytes[at..at + write.data.len()].copy_from_slice(&write.data);
         }
+    }
+
+    /// What lies where a write of this volume goes.
+    pub fn at(&self, write: &Write) -> &[u8] {
+        let at = write.lba as usize * 512;
+        &self.bytes[at..at + write.data.len()]
     }
 
     /// SHA-256, in hexadecimal.

@@ -1,5 +1,5 @@
 //! Frames that a source shouldn't send, and frames that look like writes: each is journaled, passed or
-//! dropped by its reason, and the software engine says the same.
+//! dropped by its reason, by the card and by the switch in software.
 
 use engine::frame::{classify, Decision, PortRules, VolumeTable};
 use std::collections::BTreeMap;
@@ -10,6 +10,7 @@ use system_tests::capture::{write_pcap, Request};
 const SECTORS: u64 = 1024;
 const JOURNALED: &str = "journaled";
 const PASSED: &str = "passed";
+const ENGINES: [&str; 2] = ["card", "soft"];
 
 /// A frame, and what has to become of it.
 type Case = (&'static str, Vec<u8>, &'static str);
@@ -100,21 +101,27 @@ fn image(folder: &Path, name: &str) -> String {
     path.display().to_string()
 }
 
-fn replay(folder: &Path, frames: &[Vec<u8>]) -> serde_json::Value {
+fn replay(folder: &Path, engine: &str, frames: &[Vec<u8>]) -> serde_json::Value {
     let capture = folder.join("bad.pcap");
     write_pcap(&capture, frames);
     let journal = folder.join("journal").display().to_string();
     let (capture, primary) = (format!("2={}", capture.display()), format!("1.0={}", image(folder, "img")));
     let arguments = ["--capture", &capture, "--primary", &primary, "--journal", &journal, "--size", "16M"];
-    agent(["replay", "--create", "--json"].iter().chain(&arguments)).fine().json()
+    agent(["replay", "--create", "--json", "--engine", engine].iter().chain(&arguments)).fine().json()
 }
 
 #[test]
 fn each_frame_meets_the_fate_that_its_kind_has() {
+    for engine in ENGINES {
+        each_frame_meets_its_fate_in(engine);
+    }
+}
+
+fn each_frame_meets_its_fate_in(engine: &str) {
     let folder = tempfile::tempdir().unwrap();
     let cases = cases();
     let frames: Vec<_> = cases.iter().map(|(_, frame, _)| frame.clone()).collect();
-    let replay = replay(folder.path(), &frames);
+    let replay = replay(folder.path(), engine, &frames);
     let port = &replay["ports"][2];
     println!("{port}");
     let mut expected: BTreeMap<&str, u64> = BTreeMap::new();
@@ -159,10 +166,16 @@ fn what_was_journaled_is_what_was_written(folder: &Path) {
 
 #[test]
 fn a_write_past_the_end_is_an_entry_that_ends_as_refused() {
+    for engine in ENGINES {
+        past_the_end_in(engine);
+    }
+}
+
+fn past_the_end_in(engine: &str) {
     let folder = tempfile::tempdir().unwrap();
     let at_the_end = Request::write(2, SECTORS - 1, 2, 2).frame();
     let far = Request::write(3, (1 << 40) + 5, 1, 3).frame();
-    let replay = replay(folder.path(), &[Request::write(1, 0, 1, 1).frame(), at_the_end, far]);
+    let replay = replay(folder.path(), engine, &[Request::write(1, 0, 1, 1).frame(), at_the_end, far]);
     let port = &replay["ports"][2];
     assert_eq!([&port["journaled"], &port["updated"], &port["refused"]], [&3, &1, &2], "{port}");
     let journal = folder.path().join("journal").display().to_string();
@@ -178,7 +191,6 @@ fn a_write_past_the_end_is_an_entry_that_ends_as_refused() {
 
 #[test]
 fn what_a_target_sent_is_not_replayed() {
-    let folder = tempfile::tempdir().unwrap();
     let write = Request::write(1, 5, 1, 1).frame();
     // The answer carries the written data, and so looks like a write but for one bit.
     let mut answer = write[..60].to_vec();
@@ -187,6 +199,9 @@ fn what_a_target_sent_is_not_replayed() {
     answer[6..12].copy_from_slice(&[2, 0xC5, 9, 9, 9, 9]);
     let mut from_target = Request::write(9, 9, 1, 9).frame();
     from_target[6..12].copy_from_slice(&[2, 0xC5, 9, 9, 9, 9]);
-    let replay = replay(folder.path(), &[write, answer, from_target]);
-    assert_eq!([&replay["ignored"], &replay["entries"], &replay["ports"][2]["frames"]], [&2, &1, &1]);
+    for engine in ENGINES {
+        let folder = tempfile::tempdir().unwrap();
+        let replay = replay(folder.path(), engine, &[write.clone(), answer.clone(), from_target.clone()]);
+        assert_eq!([&replay["ignored"], &replay["entries"], &replay["ports"][2]["frames"]], [&2, &1, &1]);
+    }
 }

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 use system_tests::agent::{agent, program};
+use system_tests::images::{self, Over};
 use system_tests::model::{CaptureSet, Volume};
 use system_tests::{samples, seed};
 
@@ -133,4 +134,45 @@ fn a_replay_goes_on_where_a_killed_one_ended() {
     agent(["restore", &journal, "--volume", "1.1", "--base", &other, "--at", "end", "--to", &out, "--force"])
         .failed(1, &["missing"]);
     agent(["verify", &journal]).fine();
+}
+
+/// With before-images a write is forwarded only when its entry is durable, so whenever the replay is killed
+/// the journal undoes everything that primary has.
+#[test]
+fn primary_is_never_ahead_of_its_before_images() {
+    let mut random = ChaCha8Rng::seed_from_u64(seed());
+    let set = CaptureSet::open("small");
+    let mut interrupted = 0;
+    let kills = samples("CHRONO_KILLS", 8);
+    for kill in 0..kills {
+        let folder = tempfile::tempdir().unwrap();
+        let mut arguments = set.replay_arguments(folder.path(), "16M");
+        arguments.extend(["--engine", "soft", "--images", "before"].map(String::from));
+        let (lines, pause) =
+            (random.random_range(1..300), Duration::from_micros(random.random_range(0..3_000)));
+        let durable = run_and_kill(&arguments, lines, pause);
+        let journal = folder.path().join("journal").display().to_string();
+        agent(["verify", &journal]).fine();
+        let log = agent(["log", &journal, "--json"]).fine().json_lines();
+        let ordered = set.in_order_by_place(&log);
+        assert!(ordered.len() as u64 >= durable, "{durable} were durable, {} are there", ordered.len());
+        // Up to the first one without an answer primary has certainly executed everything.
+        let executed = log.iter().take_while(|line| line["status"] == "updated").count();
+        println!(
+            "kill {kill}: after {lines} reports and {pause:?}: {durable} durable, {executed} of {} executed",
+            log.len()
+        );
+        interrupted += usize::from(ordered.len() < set.count());
+        for order in [0, random.random_range(0..=executed), executed] {
+            for (volume, size) in set.volumes() {
+                let mut model = Volume::new(&volume, size);
+                ordered[..order].iter().for_each(|write| model.apply(write));
+                let out = folder.path().join("out");
+                images::restore(folder.path(), Over::Primary, &volume, &format!("order:{order}"), &out);
+                assert!(std::fs::read(&out).unwrap() == model.bytes, "volume {volume}, order:{order}");
+            }
+        }
+    }
+    // A replay has some 360 reports.
+    assert!(interrupted * 4 >= kills, "kills must come in the middle, or this proves little");
 }

@@ -1,18 +1,12 @@
 //! A real initiator's capture, from the wire to images of every moment.
 
-use journal::image::{Backing, Image};
 use std::path::Path;
-use system_tests::agent::{agent, Ran};
-use system_tests::model::{CaptureSet, Volume};
+use system_tests::agent::agent;
+use system_tests::images::{self, Over};
+use system_tests::model::CaptureSet;
 
 fn text(path: &Path) -> String {
     path.display().to_string()
-}
-
-fn restore(folder: &Path, volume: &str, at: &str, out: &Path) -> Ran {
-    let (journal, base) = (text(&folder.join("journal")), text(&folder.join(format!("{volume}.base"))));
-    let out = text(out);
-    agent(["restore", &journal, "--volume", volume, "--base", &base, "--at", at, "--to", &out, "--force"])
 }
 
 #[test]
@@ -47,66 +41,17 @@ fn every_write_is_journaled_once_and_every_moment_can_be_had_back() {
     }
     agent(["verify", &journal]).fine();
 
-    every_order_equals_the_naive_model(&set, folder.path(), &ordered);
-    moments_equal_the_targets_images(&set, folder.path(), &log);
+    images::every_order_equals_the_naive_model(&set, folder.path(), Over::Base, &ordered);
+    images::moments_equal_the_targets_images(&set, folder.path(), Over::Base, &log);
+    images::primaries_equal_the_last_moment(&set, folder.path());
     for (volume, _) in set.volumes() {
-        restore(folder.path(), &volume, "end", &folder.path().join("end")).fine();
-        let (end, image) = (folder.path().join("end"), folder.path().join(format!("{volume}.img")));
+        let end = folder.path().join("end");
+        images::restore(folder.path(), Over::Base, &volume, "end", &end);
+        let image = Over::Primary.file(folder.path(), &volume);
         assert!(
             std::fs::read(end).unwrap() == std::fs::read(image).unwrap(),
             "the end is what primary holds"
         );
-    }
-}
-
-/// The journal crate restores here, for that is quicker than starting a program a thousand times; the
-/// program is what the moments below are restored by.
-fn every_order_equals_the_naive_model(
-    set: &CaptureSet,
-    folder: &Path,
-    ordered: &[&system_tests::capture::Write],
-) {
-    for (name, size) in set.volumes() {
-        let mut model = Volume::new(&name, size);
-        let base = folder.join(format!("{name}.base"));
-        let mut bytes = vec![0; size as usize];
-        for order in 0..=ordered.len() {
-            if order > 0 {
-                model.apply(ordered[order - 1]);
-            }
-            let reader = journal::JournalReader::open(&folder.join("journal")).unwrap();
-            let at = journal::Moment::Order(order as u64);
-            let image = Image::open(reader, &name, at, Backing::Base(&base), false, &mut |_, _| {}).unwrap();
-            assert_eq!(image.facts().order, order as u64);
-            image.read_at(&mut bytes, 0).unwrap();
-            assert!(bytes == model.bytes, "volume {name}, order:{order}");
-        }
-    }
-}
-
-/// At each moment of the capture everything was quiet: the image is the one that vblade had, and one
-/// `order:N` is the moment of all volumes.
-fn moments_equal_the_targets_images(set: &CaptureSet, folder: &Path, log: &[serde_json::Value]) {
-    let out = folder.join("moment");
-    for moment in set.moments["moments"].as_array().unwrap() {
-        let name = &moment["name"];
-        let mut orders = Vec::new();
-        let mut writes = 0;
-        for (volume, at_moment) in moment["volumes"].as_object().unwrap() {
-            let count = at_moment["writes"].as_u64().unwrap() as usize;
-            let mut of_volume = log.iter().filter(|line| line["volume"] == volume.as_str());
-            let last = count.checked_sub(1).and_then(|skipped| of_volume.nth(skipped));
-            orders.push(last.map_or(0, |line| line["order"].as_u64().unwrap()));
-            writes += count as u64;
-        }
-        let order = orders.iter().copied().max().unwrap();
-        assert_eq!(order, writes, "moment {name}: nothing later comes before it on any port");
-        for (volume, at_moment) in moment["volumes"].as_object().unwrap() {
-            restore(folder, volume, &format!("order:{order}"), &out).fine();
-            let bytes = std::fs::read(&out).unwrap();
-            let image = Volume { name: volume.clone(), bytes };
-            assert_eq!(at_moment["sha256"], image.sha256().as_str(), "moment {name}, volume {volume}");
-        }
     }
 }
 
@@ -144,10 +89,6 @@ fn a_burst_drops_frames_for_room_and_offers_them_again() {
     found.sort();
     sent.sort();
     assert_eq!(found, sent);
-    let last = set.moments["moments"].as_array().unwrap().last().unwrap();
-    for (volume, at_moment) in last["volumes"].as_object().unwrap() {
-        let bytes = std::fs::read(folder.path().join(format!("{volume}.img"))).unwrap();
-        assert_eq!(at_moment["sha256"], Volume { name: volume.clone(), bytes }.sha256().as_str());
-    }
+    images::primaries_equal_the_last_moment(&set, folder.path());
     agent(["verify", &journal]).fine();
 }

@@ -7,7 +7,7 @@ use super::protocol::Response;
 use crate::arguments::Replay;
 use crate::error::Error;
 use crate::output::Output;
-use crate::replay::{self, primary, Ledger, Primary};
+use crate::replay::{self, Ledger, Primary};
 use journal::{Delivered, Durable, End, Opened, OwnedRecord, Source, Tables};
 use std::io::{self, Write};
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -120,7 +120,7 @@ fn run(
     let lines = Lines { listener: listener.clone(), begun: Vec::new() };
     let mut output = Output::to(lines, move |note| notes.note(note));
     let open = |primaries: &[Primary], _: &mut Output| -> Result<Box<dyn Ledger>, Error> {
-        let lease = Lease::begin(desk, primaries, listener, session)?;
+        let lease = Lease::begin(desk, replay, primaries, listener, session)?;
         began.store(true, Ordering::Release);
         Ok(Box::new(lease))
     };
@@ -143,17 +143,18 @@ struct Lease {
 impl Lease {
     fn begin(
         desk: &Arc<Desk>,
+        replay: &Replay,
         primaries: &[Primary],
         listener: &Listener,
         session: &Arc<AtomicBool>,
     ) -> Result<Self, Error> {
         // What can't be meant is refused before a session begins.
         let tables = desk.call(|held| held.journal().map(|journal| journal.tables().clone()))??;
-        let volumes = primary::volumes(primaries, &tables)?;
-        primary::card_table(&volumes)?;
+        let volumes = replay::volumes(replay, primaries, &tables)?;
+        let ports = replay::ports(replay);
         let open = Arc::clone(session);
         let begun = desk.call(move |held| {
-            let journal = held.begin_ingest(&volumes, &replay::ports())?;
+            let journal = held.begin_ingest(&volumes, &ports)?;
             open.store(true, Ordering::Release);
             Ok::<_, Error>((journal.opened().clone(), journal.tables().clone(), journal.end()))
         })?;

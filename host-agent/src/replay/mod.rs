@@ -1,54 +1,74 @@
-//! `host-agent replay`: captures → the simulated card → the journal.
+//! `host-agent replay`: captures → the simulated card, or the switch in software → the journal.
 //!
 //! | file | job |
 //! |---|---|
 //! | `events` | captures as one stream: what sources sent, and which writes had been answered |
 //! | `primary` | the images, and their volumes in the journal |
-//! | `flight` | what is under way in the card; what has to be offered again |
-//! | `run` | the loop: offer, step the card, take answers and records |
+//! | `flight` | what is under way in the engine; what has to be offered again |
+//! | `engine` | what frames go through, as the loop sees it: a trait |
+//! | `card` | the simulated card behind its driver as an engine |
+//! | `software` | the switch in software as an engine: simulated time, wires, target |
+//! | `run` | the loop: offer, let something happen, take answers and records |
 //! | `recorder` | records → order → journal → durable |
 //! | `backlog` | records that the journal has no room for |
 //! | `ledger` | the journal, its own or a daemon's |
 //! | `report` | what came of it |
 
 mod backlog;
+mod card;
+mod engine;
 mod events;
 mod flight;
 mod ledger;
-pub mod primary;
+mod primary;
 mod recorder;
 mod report;
 mod run;
+mod software;
 
-use crate::arguments::Replay;
+use crate::arguments::{EngineKind, ImagesKind, Replay};
 use crate::daemon;
 use crate::error::Error;
 use crate::output::{count, Output};
 use crate::progress::{bar, Unit};
-use driver::{BringUp, Driver};
-use engine::frame::{PortRules, VolumeTable};
+use ::engine::frame::{PortRules, VolumeTable};
+use ::engine::switch::Images;
+use card::CardEngine;
 use events::Events;
-use flight::{Flight, Limits};
+use flight::{Flight, Limits, Served};
 use indicatif::ProgressBar;
-use journal::{CreateOptions, Journal, Port, PortKind, PreviousEnd, Tables};
-use layout::registers::ticks;
+use journal::{CreateOptions, Journal, JournalReader, Port, PortKind, PreviousEnd, Tables, Volume};
 pub use ledger::Ledger;
 pub use primary::Primary;
 use recorder::Recorder;
 use run::Run;
 use sim::target::VbladeModel;
-use sim::{CardOptions, SimulatedCard};
+use software::SoftwareEngine;
 use std::collections::HashSet;
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Name and version, for the journal's session record.
 pub const WRITER: &str = concat!("host-agent replay ", env!("CARGO_PKG_VERSION"));
 /// Bytes of a port's store-and-forward buffer in the standard configuration (`hdl::card`), less a
 /// margin for the word that is being read and the frame that is being checked.
 const PORT_BUFFER_BYTES: usize = 16 * 1024 - 64;
-/// Period of the card's watermarks. Short, for every cycle between two of them is simulated.
-const FLUSH_MICROSECONDS: u64 = 100;
+/// The arbiter of either engine: a journal goes on with the other.
+const ARBITER: u16 = 0;
+/// Ports of either engine.
+const PORTS: usize = sim::PORTS;
+
+/// Where a session begins: everything that it stamps and numbers is above what the journal has.
+pub struct Beginning {
+    /// Number of the session.
+    pub session: u64,
+    /// Time of day, ns since the Unix epoch.
+    pub time: u64,
+    /// Stamps are above it.
+    pub stamp_floor: u64,
+    /// The arbiter's numbers are above it.
+    pub number_floor: u64,
+}
 
 /// Runs the command.
 pub fn run(arguments: &Replay) -> Result<(), Error> {
@@ -71,30 +91,42 @@ pub fn into(
     output: &mut Output,
 ) -> Result<(), Error> {
     check_ports(arguments)?;
+    check_engine(arguments)?;
+    let images = images(arguments);
     // Everything that is read is looked at before anything is written.
     let survey = events::survey(&arguments.capture, |frames| bar.inc_length(frames))?;
     bar.set_length(survey.frames.iter().sum());
     let primaries = primary::open(&arguments.primary)?;
-    let journal = open(&primaries, output)?;
-    let table = primary::card_table(&journal.tables().volumes)?;
-    let driver = bring_up(arguments, &primaries, &*journal, &table)?;
+    let ledger = open(&primaries, output)?;
+    let table = primary::card_table(&ledger.tables().volumes)?;
+    let beginning = beginning(&*ledger);
+    let served = primaries.iter().map(Primary::served).collect::<Result<Vec<_>, _>>()?;
+    let target = VbladeModel::new(served).with_answer_cycles(arguments.answer_after);
     let limits = Limits {
         window: arguments.window.into(),
         buffer_bytes: (!arguments.burst).then_some(PORT_BUFFER_BYTES),
     };
     let volumes = VolumeTable::new(&table).unwrap_or_default();
-    let rules = PortRules { volumes, allowed: primary::mask(&primaries, &table), writes_open: true };
-    let served = primaries.iter().map(|primary| (primary.shelf, primary.slot)).collect();
+    let allowed = primary::mask(&primaries, &table);
+    let rules = PortRules { volumes, allowed, writes_open: true };
+    let served = primaries.iter().map(|p| Served { shelf: p.shelf, slot: p.slot, sectors: p.sectors });
     let run = Run {
-        flight: Flight::new(SimulatedCard::PORTS, limits, rules, served),
-        recorder: Recorder::new(journal, SimulatedCard::PORTS),
+        flight: Flight::new(PORTS, limits, rules, served.collect(), images),
+        recorder: Recorder::new(ledger, PORTS),
         events: Events::new(&arguments.capture, &survey)?,
         arguments,
         bar,
         output,
         totals: Default::default(),
     };
-    let result = run.until_settled(driver)?;
+    let result = match arguments.engine {
+        EngineKind::Card => {
+            run.until_settled(CardEngine::bring_up(arguments, target, &table, allowed, &beginning)?)
+        }
+        EngineKind::Soft => {
+            run.until_settled(SoftwareEngine::new(target, images, &table, allowed, &beginning)?)
+        }
+    }?;
     for primary in &primaries {
         primary.file.sync_all().map_err(|e| Error::io(primary.name.as_ref(), "making it durable", e))?;
     }
@@ -110,15 +142,42 @@ fn check_ports(arguments: &Replay) -> Result<(), Error> {
     }
 }
 
-/// The card's ports, as the journal knows them.
-pub fn ports() -> Vec<Port> {
-    let port = |port| Port {
-        port: port as u8,
-        kind: PortKind::Card,
-        arbiter: 0,
-        name: format!("simulated card, port {port}"),
+fn check_engine(arguments: &Replay) -> Result<(), Error> {
+    let wrong = |what: &str| Err(Error::Misuse(what.into()));
+    match arguments.engine {
+        EngineKind::Card if arguments.images != ImagesKind::After => wrong(
+            "--images before and both need --engine soft: the card's gateware journals after-images only, so far",
+        ),
+        EngineKind::Soft if arguments.vcd.is_some() => {
+            wrong("--vcd needs --engine card: the software engine has no signals to write down")
+        }
+        _ => Ok(()),
+    }
+}
+
+fn images(arguments: &Replay) -> Images {
+    match arguments.images {
+        ImagesKind::After => Images::After,
+        ImagesKind::Before => Images::Before,
+        ImagesKind::Both => Images::Both,
+    }
+}
+
+/// The engine's ports, as the journal knows them.
+pub fn ports(arguments: &Replay) -> Vec<Port> {
+    let (kind, name) = match arguments.engine {
+        EngineKind::Card => (PortKind::Card, "simulated card"),
+        EngineKind::Soft => (PortKind::Software, "software engine"),
     };
-    (0..SimulatedCard::PORTS).map(port).collect()
+    let port = |port| Port { port, kind, arbiter: ARBITER, name: format!("{name}, port {port}") };
+    (0..PORTS).map(|index| port(index as u8)).collect()
+}
+
+/// The journal's volumes for this replay, if it can go into a journal that has `tables`.
+pub fn volumes(arguments: &Replay, primaries: &[Primary], tables: &Tables) -> Result<Vec<Volume>, Error> {
+    let volumes = primary::volumes(primaries, tables, images(arguments))?;
+    primary::card_table(&volumes)?;
+    Ok(volumes)
 }
 
 fn open_journal(arguments: &Replay, primaries: &[Primary], output: &mut Output) -> Result<Journal, Error> {
@@ -126,14 +185,18 @@ fn open_journal(arguments: &Replay, primaries: &[Primary], output: &mut Output) 
         let options = CreateOptions {
             bytes: Some(arguments.size.0),
             segment_bytes: None,
-            volumes: primary::volumes(primaries, &Tables::default())?,
-            ports: ports(),
+            volumes: volumes(arguments, primaries, &Tables::default())?,
+            ports: ports(arguments),
             writer: WRITER.into(),
         };
         return Journal::create(&arguments.journal, &options).map_err(|error| match error {
             journal::Error::Exists { .. } => Error::JournalHint(error, "leave out --create to go on with it"),
             other => other.into(),
         });
+    }
+    // Looked at first: opening begins a session, and one that doesn't end in order leaves a gap.
+    if let Ok(reader) = JournalReader::open(&arguments.journal) {
+        volumes(arguments, primaries, reader.tables())?;
     }
     let mut journal = Journal::open(&arguments.journal, WRITER).map_err(|error| match &error {
         journal::Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
@@ -142,9 +205,9 @@ fn open_journal(arguments: &Replay, primaries: &[Primary], output: &mut Output) 
         _ => error.into(),
     })?;
     tell_what_was_found(&arguments.journal, &journal, output);
-    let volumes = primary::volumes(primaries, journal.tables())?;
+    let volumes = volumes(arguments, primaries, journal.tables())?;
     journal.set_volumes(&volumes)?;
-    journal.set_ports(&ports())?;
+    journal.set_ports(&ports(arguments))?;
     Ok(journal)
 }
 
@@ -172,35 +235,17 @@ pub fn tell_what_was_found(name: &Path, journal: &Journal, output: &mut Output) 
     }
 }
 
-fn bring_up(
-    arguments: &Replay,
-    primaries: &[Primary],
-    journal: &dyn Ledger,
-    table: &[(u16, u8)],
-) -> Result<Driver<SimulatedCard>, Error> {
-    let served = primaries.iter().map(Primary::served).collect::<Result<Vec<_>, _>>()?;
-    let target = VbladeModel::new(served).with_answer_cycles(arguments.answer_after);
-    let options = CardOptions { vcd: arguments.vcd.clone(), ..CardOptions::default() };
-    let card = SimulatedCard::new(options, Box::new(target)).map_err(|e| match &arguments.vcd {
-        Some(path) => Error::io(path, "writing the waveform", e),
-        None => Error::Failed(format!("making the simulated card: {e}")),
-    })?;
+/// The floors are the journal's end, and the time of day is the host's, or just above the end where the host's
+/// clock is behind.
+fn beginning(ledger: &dyn Ledger) -> Beginning {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64);
-    let end = journal.end();
-    let (stamp, number) = end
-        .arbiters
-        .iter()
-        .find(|arbiter| arbiter.arbiter == 0)
-        .map_or((end.timestamp, 0), |arbiter| (arbiter.timestamp.max(end.timestamp), arbiter.number));
-    let ports = SimulatedCard::PORTS;
-    let mut settings = BringUp::new(journal.opened().session, now.max(stamp + 1), ports);
-    settings.stamp_floor = stamp;
-    settings.number_floor = number;
-    settings.volumes = table.to_vec();
-    settings.timeouts.flush_period = ticks(FLUSH_MICROSECONDS);
-    settings.lock_limit = Duration::from_millis(20);
-    for port in &mut settings.ports {
-        port.volumes = primary::mask(primaries, table);
+    let end = ledger.end();
+    let of_arbiter = end.arbiters.iter().find(|arbiter| arbiter.arbiter == ARBITER);
+    let stamp_floor = of_arbiter.map_or(0, |arbiter| arbiter.timestamp).max(end.timestamp);
+    Beginning {
+        session: ledger.opened().session,
+        time: now.max(stamp_floor.saturating_add(1)),
+        stamp_floor,
+        number_floor: of_arbiter.map_or(0, |arbiter| arbiter.number),
     }
-    Ok(Driver::bring_up(card, &settings)?)
 }

@@ -2,7 +2,9 @@
 
 use crate::arguments::VolumeFile;
 use crate::error::Error;
+use ::engine::switch::Images;
 use journal::{Address, Tables, Volume};
+use layout::journal_file::technique;
 use layout::registers::VOLUMES;
 use layout::SECTOR_BYTES;
 use sim::target::{Image, TargetVolume};
@@ -71,16 +73,32 @@ pub fn open(arguments: &[VolumeFile]) -> Result<Vec<Primary>, Error> {
     Ok(primaries)
 }
 
-/// The journal's volumes for these images: those it has, which must fit, and new ones at the end.
-pub fn volumes(primaries: &[Primary], tables: &Tables) -> Result<Vec<Volume>, Error> {
+/// The journal's volumes for these primaries, with `images` of every write: those it has, which must fit, and
+/// new ones at the end.
+///
+/// A volume keeps its technique, for it says what *every* entry of the volume holds: whoever chooses between a
+/// base and primary goes by it (`docs/decisions/0044-replay-in-software.md`).
+pub fn volumes(primaries: &[Primary], tables: &Tables, images: Images) -> Result<Vec<Volume>, Error> {
+    let technique = technique_of(images);
     let mut volumes = tables.volumes.clone();
     for primary in primaries {
         let known = volumes.iter().find(|volume| volume.name() == primary.volume());
         let Some(known) = known else {
             let index = volumes.iter().map(|volume| volume.index + 1).max().unwrap_or(0);
-            volumes.push(Volume::aoe(index, primary.shelf, primary.slot, primary.sectors));
+            let volume = Volume::aoe(index, primary.shelf, primary.slot, primary.sectors);
+            volumes.push(Volume { technique, ..volume });
             continue;
         };
+        if known.technique != technique {
+            return Err(Error::Failed(format!(
+                "the journal has {} of volume {}, and this replay would add {}: every entry of a volume has the \
+                 same; use --images {}, or another journal",
+                images_name(known.technique),
+                known.name(),
+                images_name(technique),
+                images_argument(known.technique),
+            )));
+        }
         if known.sectors != primary.sectors {
             let what = format!(
                 "it has {} sectors, and the journal's volume {} has {}: not its image",
@@ -92,6 +110,30 @@ pub fn volumes(primaries: &[Primary], tables: &Tables) -> Result<Vec<Volume>, Er
         }
     }
     Ok(volumes)
+}
+
+fn technique_of(images: Images) -> u8 {
+    match images {
+        Images::After => technique::AFTER,
+        Images::Before => technique::BEFORE,
+        Images::Both => technique::AFTER | technique::BEFORE,
+    }
+}
+
+fn images_name(technique: u8) -> &'static str {
+    match technique {
+        technique::AFTER => "after-images",
+        technique::BEFORE => "before-images",
+        _ => "before- and after-images",
+    }
+}
+
+fn images_argument(technique: u8) -> &'static str {
+    match technique {
+        technique::AFTER => "after",
+        technique::BEFORE => "before",
+        _ => "both",
+    }
 }
 
 /// Shelf and slot by index, as the card's table wants them.

@@ -1,21 +1,22 @@
-//! From the card's rings into the journal: order, append, make durable, report back.
+//! From the ports' rings into the journal: order, append, make durable, report back.
 
 use super::backlog::Backlog;
+use super::engine::Rings;
 use super::flight::Flight;
 use super::ledger::Ledger;
 use crate::error::Error;
-use driver::{Card, Completions, Driver};
+use driver::Completions;
 use journal::order::{Order, OrderError};
 use journal::{takes_order, OwnedRecord, Source, SourceIdentity};
 use layout::entry::{EntryHeader, NO_INDEX};
 use std::collections::HashSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Bytes of a port that may wait for the other ports' watermarks; beyond, its ring fills.
 const WAITING_BYTES: usize = 4 << 20;
 /// Most that is appended without being made durable.
 const COMMIT_BYTES: usize = 1 << 20;
-/// Longest that something appended waits for being made durable, in the host's time.
+/// Longest that something appended waits for being made durable, by the engine's commit clock.
 const COMMIT_AFTER: Duration = Duration::from_millis(10);
 
 /// What has become durable.
@@ -41,8 +42,9 @@ pub struct Recorder {
     entries: u64,
     durable: DurableNow,
     uncommitted_bytes: usize,
-    /// Something was appended since the last commit, first at this moment.
-    waiting_since: Option<Instant>,
+    /// Something was appended since the last commit, and when that was first seen.
+    is_waiting: bool,
+    waiting_since: Option<Duration>,
 }
 
 impl Recorder {
@@ -62,25 +64,23 @@ impl Recorder {
             durable: DurableNow { order: first_order, entries: 0 },
             uncommitted_bytes: 0,
             waiting_since: None,
+            is_waiting: false,
         }
     }
 
-    /// Takes everything that the card has delivered. Returns how many records there were. Waits while the journal
-    /// has no room for what was taken before.
-    pub fn take<C: Card>(&mut self, driver: &mut Driver<C>, flight: &mut Flight) -> Result<usize, Error> {
+    /// Takes everything that the ports have delivered. Waits while the journal has no room for what was taken before.
+    pub fn take<R: Rings>(&mut self, rings: &mut R, flight: &mut Flight) -> Result<(), Error> {
         self.wait_for_room()?;
-        driver.poll()?;
-        let mut taken = 0;
-        for port in 0..driver.ports() {
-            let records = self.take_port(driver, port, flight)?;
-            driver.consume(port, records)?;
-            taken += records;
+        rings.poll()?;
+        for port in 0..rings.ports() {
+            let records = self.take_port(rings, port, flight)?;
+            rings.consume(port, records)?;
         }
         let ready = self.order.drain_ready();
-        self.note_sources(driver, &ready)?;
+        self.note_sources(rings, &ready)?;
         let appended = self.backlog.append(&mut *self.journal, ready, &self.order.delivered())?;
         self.count(&appended);
-        Ok(taken)
+        Ok(())
     }
 
     fn wait_for_room(&mut self) -> Result<(), Error> {
@@ -99,19 +99,12 @@ impl Recorder {
                 self.first_timestamp.get_or_insert(self.last_timestamp);
             }
         }
-        if !appended.is_empty() {
-            self.waiting_since.get_or_insert_with(Instant::now);
-        }
+        self.is_waiting |= !appended.is_empty();
     }
 
-    fn take_port<C: Card>(
-        &mut self,
-        driver: &Driver<C>,
-        port: usize,
-        flight: &mut Flight,
-    ) -> Result<usize, Error> {
+    fn take_port<R: Rings>(&mut self, rings: &R, port: usize, flight: &mut Flight) -> Result<usize, Error> {
         let mut records = 0;
-        for record in driver.batch(port).records() {
+        for record in rings.records(port) {
             if record.made_by_driver {
                 self.order.resume_after_gap(port as u8);
             }
@@ -120,14 +113,15 @@ impl Recorder {
                 Ok(()) => {}
                 Err((_, OrderError::Full { .. })) => break,
                 Err((_, error)) => {
-                    return Err(Error::Failed(format!("ordering what the card delivered: {error}")))
+                    return Err(Error::Failed(format!("ordering what {} delivered: {error}", R::NAME)))
                 }
             }
             self.completions.take(&record).map_err(|e| Error::Failed(e.to_string()))?;
-            if takes_order(record.kind) && !flight.entry(record.header) {
+            if takes_order(record.kind) && !flight.entry(&record) {
                 let header = record.header;
                 return Err(Error::Failed(format!(
-                    "port {port}: the card delivered entry {} (LBA {}, {} sectors), and no write like that was offered",
+                    "port {port}: {} delivered entry {} (LBA {}, {} sectors), and no write like that was offered",
+                    R::NAME,
                     header.number,
                     header.lba(),
                     header.sectors
@@ -139,13 +133,13 @@ impl Recorder {
     }
 
     /// The journal has to know who a source index stands for before its first entry.
-    fn note_sources<C: Card>(&mut self, driver: &mut Driver<C>, ready: &[OwnedRecord]) -> Result<(), Error> {
+    fn note_sources<R: Rings>(&mut self, rings: &mut R, ready: &[OwnedRecord]) -> Result<(), Error> {
         for header in ready.iter().map(|record| &record.header).filter(|header| is_entry(header)) {
             let (port, index) = (header.port, header.source.get());
             if index == NO_INDEX || !self.noted.insert((port, index)) {
                 continue;
             }
-            if let Some(mac) = driver.sources(port.into())?.get(usize::from(index)) {
+            if let Some(mac) = rings.sources(port.into())?.get(usize::from(index)) {
                 let identity = SourceIdentity::Mac(*mac);
                 self.journal.note_source(Source { port, index, identity, since_order: 0 })?;
             }
@@ -153,26 +147,34 @@ impl Recorder {
         Ok(())
     }
 
-    /// Makes durable what has waited long enough, or all with `now`, and tells the card. Returns what
-    /// is durable if that is more than before.
-    pub fn commit<C: Card>(
-        &mut self,
-        driver: &mut Driver<C>,
-        now: bool,
-    ) -> Result<Option<DurableNow>, Error> {
-        if now {
-            self.wait_for_room()?;
+    /// Is what was appended to be made durable at `clock`?
+    pub fn is_due(&mut self, clock: Duration) -> bool {
+        if !self.is_waiting {
+            return false;
         }
-        let Some(since) = self.waiting_since else { return Ok(None) };
-        if !now && self.uncommitted_bytes < COMMIT_BYTES && since.elapsed() < COMMIT_AFTER {
-            return Ok(None);
-        }
+        let since = *self.waiting_since.get_or_insert(clock);
+        self.uncommitted_bytes >= COMMIT_BYTES || clock.saturating_sub(since) >= COMMIT_AFTER
+    }
+
+    /// Was something appended that isn't durable?
+    pub fn is_waiting(&self) -> bool {
+        self.is_waiting
+    }
+
+    /// Entries that the journal had no room for when the replay had to end.
+    pub fn lost(&self) -> u64 {
+        self.backlog.lost()
+    }
+
+    /// Makes durable what was taken, and reports it to the ports. Waits while the journal has no room for it.
+    /// Returns what is durable if that is more than before.
+    pub fn commit<R: Rings>(&mut self, rings: &mut R) -> Result<Option<DurableNow>, Error> {
+        self.wait_for_room()?;
         let durable = self.journal.sync()?;
-        self.waiting_since = None;
-        self.uncommitted_bytes = 0;
+        (self.is_waiting, self.waiting_since, self.uncommitted_bytes) = (false, None, 0);
         // One arbiter numbers all ports, and the journal holds its entries in the order of numbers.
         if let Some(number) = durable.numbers.iter().map(|(_, number)| *number).max() {
-            driver.durable(number)?;
+            rings.durable(number)?;
         }
         if durable.order == self.durable.order {
             return Ok(None);

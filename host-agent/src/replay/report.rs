@@ -1,12 +1,13 @@
 //! What came of a replay, for people and for programs.
 
+use super::engine::Measured;
 use super::run::{Outcome, PortTotals};
-use crate::arguments::Replay;
+use crate::arguments::{EngineKind, ImagesKind, Replay};
 use crate::error::Error;
 use crate::output::{count, grouped, Output};
 use driver::Counters;
 use journal::rfc3339;
-use layout::registers::Counter;
+use layout::registers::{Counter, CORE_HZ};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
@@ -25,6 +26,7 @@ struct Port {
     unknown: u64,
     /// By reason; only those that happened.
     dropped: BTreeMap<&'static str, u64>,
+    /// Its clock follows the time base; the software engine's is the time base.
     locked: bool,
 }
 
@@ -38,15 +40,21 @@ struct Printed<'a> {
     last_order: u64,
     first_timestamp: Option<u64>,
     last_timestamp: u64,
-    cycles: u64,
-    cycles_per_second: u64,
-    worst_skew_ns: f64,
+    engine: &'static str,
+    /// These three are of the card.
+    cycles: Option<u64>,
+    cycles_per_second: Option<u64>,
+    worst_skew_ns: Option<f64>,
+    /// Simulated time, from power-up or the beginning.
+    simulated_ns: u64,
+    writes_per_second: u64,
 }
 
 /// Prints it.
 pub fn print(arguments: &Replay, outcome: &Outcome, output: &mut Output) -> Result<(), Error> {
     let ports: Vec<Port> = (0..outcome.ports.len()).map(|port| port_of(outcome, port)).collect();
     let recorded = &outcome.recorded;
+    let speed = Speed::of(outcome);
     if recorded.lost > 0 {
         output.note(format!(
             "{}: {} didn't fit it before the end, and primary has them: a gap. Make room, then resync each volume",
@@ -55,6 +63,10 @@ pub fn print(arguments: &Replay, outcome: &Outcome, output: &mut Output) -> Resu
         ));
     }
     if arguments.json {
+        let (cycles, worst_skew_ns) = match outcome.measured {
+            Measured::Card { worst_skew_ns, .. } => (Some(outcome.time.end), Some(worst_skew_ns)),
+            Measured::Software => (None, None),
+        };
         return output.json(&Printed {
             ports: &ports,
             ignored: outcome.ignored,
@@ -64,9 +76,15 @@ pub fn print(arguments: &Replay, outcome: &Outcome, output: &mut Output) -> Resu
             last_order: recorded.last_order,
             first_timestamp: recorded.first_timestamp,
             last_timestamp: recorded.last_timestamp,
-            cycles: outcome.cycles,
-            cycles_per_second: outcome.cycles_per_second as u64,
-            worst_skew_ns: outcome.worst_skew_ns,
+            engine: match arguments.engine {
+                EngineKind::Card => "card",
+                EngineKind::Soft => "soft",
+            },
+            cycles,
+            cycles_per_second: cycles.map(|_| speed.time_per_second),
+            worst_skew_ns,
+            simulated_ns: outcome.time.end * cycles.map_or(1, |_| 1_000_000_000 / CORE_HZ),
+            writes_per_second: speed.writes_per_second,
         });
     }
     output
@@ -79,7 +97,6 @@ pub fn print(arguments: &Replay, outcome: &Outcome, output: &mut Output) -> Resu
             output.line(format!("port {}: {} {reason}", port.port, grouped(*number)))?;
         }
     }
-    let locked = ports.iter().filter(|port| port.locked).count();
     output.line(format!(
         "{} journaled, every one final and durable in {}; {} by targets were not replayed",
         count(recorded.entries, "write", "writes"),
@@ -94,15 +111,37 @@ pub fn print(arguments: &Replay, outcome: &Outcome, output: &mut Output) -> Resu
             rfc3339(recorded.last_timestamp)
         ))?;
     }
-    output.line(format!(
-        "{} cycles simulated, {} a second; {locked} of {} leaf clocks locked, worst skew {:.3} ns",
-        grouped(outcome.cycles),
-        grouped(outcome.cycles_per_second as u64),
-        ports.len(),
-        outcome.worst_skew_ns,
-    ))?;
+    output.line(match &outcome.measured {
+        Measured::Card { locked, worst_skew_ns } => format!(
+            "{} cycles simulated, {} a second; {} of {} leaf clocks locked, worst skew {worst_skew_ns:.3} ns",
+            grouped(outcome.time.end),
+            grouped(speed.time_per_second),
+            locked.iter().filter(|locked| **locked).count(),
+            locked.len(),
+        ),
+        Measured::Software => format!(
+            "the software engine: {} ns simulated, {} writes a second",
+            grouped(outcome.time.end),
+            grouped(speed.writes_per_second),
+        ),
+    })?;
     hint(arguments, outcome);
     Ok(())
+}
+
+/// By the host's clock.
+struct Speed {
+    /// Of the engine's time.
+    time_per_second: u64,
+    writes_per_second: u64,
+}
+
+impl Speed {
+    fn of(outcome: &Outcome) -> Self {
+        let rate = |number: u64| (number as f64 / outcome.seconds) as u64;
+        let time = outcome.time.end - outcome.time.start;
+        Self { time_per_second: rate(time), writes_per_second: rate(outcome.recorded.entries) }
+    }
 }
 
 fn row(port: &Port) -> String {
@@ -133,7 +172,10 @@ fn port_of(outcome: &Outcome, port: usize) -> Port {
         refused: get(Counter::Refused),
         unknown: get(Counter::Unknown),
         dropped: dropped(counters),
-        locked: outcome.clocks[port].locked,
+        locked: match &outcome.measured {
+            Measured::Card { locked, .. } => locked[port],
+            Measured::Software => true,
+        },
     }
 }
 
@@ -155,7 +197,12 @@ fn hint(arguments: &Replay, outcome: &Outcome) {
     let volume = arguments.primary.first().map_or_else(String::new, |p| format!("{}.{}", p.shelf, p.slot));
     eprintln!("\nnext:  host-agent log {journal}");
     eprintln!("       host-agent verify {journal}");
-    eprintln!(
-        "       host-agent restore {journal} --volume {volume} --base BASE --at order:{order} --to OUT"
-    );
+    let backing = match arguments.images {
+        ImagesKind::After => "--base BASE".to_owned(),
+        _ => {
+            let file = arguments.primary.first().map_or_else(String::new, |p| p.file.display().to_string());
+            format!("--primary {file}")
+        }
+    };
+    eprintln!("       host-agent restore {journal} --volume {volume} {backing} --at order:{order} --to OUT");
 }

@@ -1,35 +1,45 @@
-//! The loop of a replay: offer what may be offered, step the card, take answers and records.
+//! The loop of a replay: offer what may be offered, let something happen, take answers and records.
 
+use super::engine::{Engine, Measured, Rings};
 use super::events::{is_write, Event, Events, Request};
 use super::flight::Flight;
 use super::recorder::{Recorded, Recorder};
 use crate::arguments::Replay;
 use crate::error::Error;
-use crate::output::Output;
-use driver::{Card, Counters, Driver, LeafClock};
+use crate::output::{count, Output};
+use driver::Counters;
 use indicatif::ProgressBar;
-use layout::registers::{Counter, CORE_HZ};
+use layout::registers::Counter;
 use serde::Serialize;
-use sim::SimulatedCard;
-use std::time::{Duration, Instant};
-
-/// Cycles between two looks at what came out of the card.
-const LOOK_CYCLES: u64 = 256;
-/// Cycles without news, beyond the target's own delay, after which the counters are looked at: more
-/// than the longest frames of all ports take through the card.
-const QUIET_CYCLES: u64 = 12_000;
-/// Cycles without news after which the card is taken to be stuck: twice the default hold time.
-const STUCK_CYCLES: u64 = 10_000_000;
-/// How long the card may take to settle at the end, in its own time.
-const STOP_LIMIT: Duration = Duration::from_millis(100);
+use std::ops::Range;
+use std::time::Instant;
 
 /// Counted from the captures' side.
 #[derive(Clone, Debug, Default)]
 pub struct Totals {
     /// Of each port.
     pub ports: Vec<PortTotals>,
-    /// Drops for room, hold and closed that have been dealt with, of each port.
-    pub dealt_with: Vec<u64>,
+    /// Drops that have been dealt with, of each port.
+    pub dealt_with: Vec<Drops>,
+}
+
+/// What an engine dropped though nothing was wrong with it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Drops {
+    /// Frames that would have been taken at another time: no room, hold over, closed.
+    for_now: u64,
+    /// Copies of writes that were held: those have their tags since.
+    copies: u64,
+}
+
+impl Drops {
+    fn of(counters: &Counters) -> Self {
+        let for_now = [Counter::DroppedBuffer, Counter::DroppedHold, Counter::DroppedClosed];
+        Self {
+            for_now: for_now.map(|counter| counters.get(counter)).iter().sum(),
+            copies: counters.get(Counter::DroppedCopy),
+        }
+    }
 }
 
 /// A port's.
@@ -47,20 +57,18 @@ pub struct PortTotals {
 pub struct Outcome {
     /// From the captures' side.
     pub ports: Vec<PortTotals>,
-    /// From the card's side.
+    /// From the engine's side.
     pub counters: Vec<Counters>,
-    /// Leaf clocks at the end.
-    pub clocks: Vec<LeafClock>,
+    /// What the engine measured of itself.
+    pub measured: Measured,
+    /// The engine's time when the first frame was offered, and after the last record.
+    pub time: Range<u64>,
     /// In the journal.
     pub recorded: Recorded,
     /// Frames of targets, which were not replayed.
     pub ignored: u64,
-    /// Core cycles from power-up.
-    pub cycles: u64,
-    /// Core cycles a second, from the first frame to the last record.
-    pub cycles_per_second: f64,
-    /// Largest difference of two locked leaf clocks, ns.
-    pub worst_skew_ns: f64,
+    /// The host's time for that.
+    pub seconds: f64,
 }
 
 /// A replay under way.
@@ -76,50 +84,69 @@ pub struct Run<'a> {
 
 impl Run<'_> {
     /// Replays everything, until every write is final and durable.
-    pub fn until_settled(mut self, mut driver: Driver<SimulatedCard>) -> Result<Outcome, Error> {
-        let ports = driver.ports();
-        self.totals = Totals { ports: vec![PortTotals::default(); ports], dealt_with: vec![0; ports] };
-        let (began, first_cycle) = (Instant::now(), driver.card().cycles());
+    pub fn until_settled<E: Engine>(mut self, mut engine: E) -> Result<Outcome, Error> {
+        let ports = engine.rings().ports();
+        self.totals =
+            Totals { ports: vec![PortTotals::default(); ports], dealt_with: vec![Drops::default(); ports] };
+        let (began, at_first) = (Instant::now(), engine.now());
         let mut next = self.events.next()?;
-        let mut news = first_cycle;
-        let mut looked = first_cycle;
+        let mut news = at_first;
+        let mut looked = news;
         loop {
             if self.recorder.stop_requested() {
                 next = None;
             }
-            let mut moved = self.offer(&mut driver, &mut next)?;
+            let mut moved = self.offer(&mut engine, &mut next)?;
             if next.is_none() && self.flight.is_empty() {
                 break;
             }
-            step(&mut driver)?;
-            moved |= self.take_answers(&mut driver);
+            engine.step()?;
+            moved |= self.take_answers(&mut engine);
             // Watermarks come from idle ports too: they are no news.
-            self.recorder.take(&mut driver, &mut self.flight)?;
-            self.commit(&mut driver, false)?;
-            check_target(&driver)?;
-            let cycle = driver.card().cycles();
-            if moved {
-                (news, looked) = (cycle, cycle);
-            } else if cycle - looked > QUIET_CYCLES + self.arguments.answer_after {
-                if self.settle_quiet_ports(&mut driver)? {
-                    news = driver.card().cycles();
-                }
-                looked = driver.card().cycles();
+            self.recorder.take(engine.rings(), &mut self.flight)?;
+            if self.recorder.is_due(engine.commit_clock()) {
+                self.commit(&mut engine)?;
             }
-            if driver.card().cycles() - news > STUCK_CYCLES {
-                return Err(Error::Failed(format!(
-                    "the card has not moved for {STUCK_CYCLES} cycles; frames are still undecided"
-                )));
+            check_target(&engine)?;
+            if moved {
+                (news, looked) = (engine.now(), engine.now());
+            } else if engine.is_at_rest(looked) {
+                if self.go_on(&mut engine)? {
+                    news = engine.now();
+                } else if !engine.wait(news)? {
+                    if self.recorder.lost() > 0 {
+                        return Err(Error::Failed(format!(
+                            "the journal has no room for the before-images of {} that wait for them; they were not \
+                             let through, and primary doesn't have them",
+                            count(self.recorder.lost(), "write", "writes")
+                        )));
+                    }
+                    return Err(Error::Failed(format!(
+                        "{} does not move any more; frames are still undecided",
+                        E::Rings::NAME
+                    )));
+                }
+                looked = engine.now();
             }
         }
-        self.finish(driver, began, first_cycle)
+        self.finish(engine, began, at_first)
+    }
+
+    /// Nothing comes any more of itself: does what can be done from outside. The disk is first, for writes may
+    /// wait for it; only what then is left may have been dropped. Says whether that changed anything.
+    fn go_on<E: Engine>(&mut self, engine: &mut E) -> Result<bool, Error> {
+        if self.recorder.is_waiting() {
+            self.commit(engine)?;
+            return Ok(true);
+        }
+        self.settle_quiet_ports(engine)
     }
 
     /// Offers lost frames first, then new ones, as far as there is room. Says whether it offered any.
-    fn offer(&mut self, driver: &mut Driver<SimulatedCard>, next: &mut Option<Event>) -> Result<bool, Error> {
+    fn offer<E: Engine>(&mut self, engine: &mut E, next: &mut Option<Event>) -> Result<bool, Error> {
         let mut offered = false;
         while let Some((port, bytes)) = self.flight.offer_lost() {
-            driver.card_mut().offer(port, bytes);
+            engine.offer(port, bytes);
             self.totals.ports[port].offered_again += 1;
             offered = true;
         }
@@ -132,7 +159,7 @@ impl Run<'_> {
                 Some(Event::Sent(request)) if !self.flight.may_offer(request) => break,
                 Some(Event::Sent(request)) => {
                     self.count(request);
-                    driver.card_mut().offer(request.port, request.bytes.clone());
+                    engine.offer(request.port, request.bytes.clone());
                     self.flight.offered(request.clone());
                     offered = true;
                 }
@@ -150,19 +177,19 @@ impl Run<'_> {
     }
 
     /// Says whether an answer came that was waited for.
-    fn take_answers(&mut self, driver: &mut Driver<SimulatedCard>) -> bool {
+    fn take_answers<E: Engine>(&mut self, engine: &mut E) -> bool {
         let mut news = false;
-        for port in 0..SimulatedCard::PORTS {
-            while let Some(frame) = driver.card_mut().returned(port) {
+        for port in 0..engine.rings().ports() {
+            while let Some(frame) = engine.returned(port) {
                 news |= self.flight.answer(&frame);
             }
         }
         news
     }
 
-    /// Makes durable what is due and, if asked for, says so at once.
-    fn commit(&mut self, driver: &mut Driver<SimulatedCard>, now: bool) -> Result<(), Error> {
-        let Some(durable) = self.recorder.commit(driver, now)? else { return Ok(()) };
+    /// Makes durable what was appended and, if asked for, says so at once.
+    fn commit<E: Engine>(&mut self, engine: &mut E) -> Result<(), Error> {
+        let Some(durable) = self.recorder.commit(engine.rings())? else { return Ok(()) };
         if !self.arguments.progress_durable {
             return Ok(());
         }
@@ -176,108 +203,92 @@ impl Run<'_> {
         self.output.flush()
     }
 
-    /// Nothing has come for a while: looks at each port whether it has decided everything, and what
-    /// got lost. Says whether that changed anything.
-    fn settle_quiet_ports(&mut self, driver: &mut Driver<SimulatedCard>) -> Result<bool, Error> {
+    /// Looks at each port whether it has decided everything, and what got lost. Says whether that changed
+    /// anything.
+    fn settle_quiet_ports<E: Engine>(&mut self, engine: &mut E) -> Result<bool, Error> {
         let mut changed = false;
-        for port in 0..SimulatedCard::PORTS {
+        for port in 0..engine.rings().ports() {
             if self.flight.is_waiting(port) {
-                changed |= self.settle_port(driver, port)?;
+                changed |= self.settle_port(engine, port)?;
             }
         }
         Ok(changed)
     }
 
-    /// Every frame that was offered is counted once by the card, whatever became of it. When the counts
+    /// Every frame that was offered is counted once by the engine, whatever became of it. When the counts
     /// are complete and no write is in flight, what has neither answer nor entry was dropped.
-    fn settle_port(&mut self, driver: &mut Driver<SimulatedCard>, port: usize) -> Result<bool, Error> {
-        let counters = driver.counters(port)?;
-        if decided(&counters) < self.flight.count(port) || driver.card().queued(port) > 0 {
+    fn settle_port<E: Engine>(&mut self, engine: &mut E, port: usize) -> Result<bool, Error> {
+        let counters = engine.counters(port)?;
+        if decided(&counters) < self.flight.count(port) || engine.is_arriving(port) {
             return Ok(false);
         }
         // Answers that are on their way arrive, and entries that are still in the port's ring.
-        driver.flush()?;
-        for _ in 0..(QUIET_CYCLES + self.arguments.answer_after) / LOOK_CYCLES + 1 {
-            step(driver)?;
-            self.take_answers(driver);
-            self.recorder.take(driver, &mut self.flight)?;
+        engine.flush()?;
+        let flushed = engine.now();
+        loop {
+            engine.step()?;
+            self.take_answers(engine);
+            self.recorder.take(engine.rings(), &mut self.flight)?;
+            if engine.is_at_rest(flushed) {
+                break;
+            }
         }
-        let counters = driver.counters(port)?;
-        let in_all = dropped_for_now(&counters);
-        let dropped = in_all - self.totals.dealt_with[port];
-        self.totals.dealt_with[port] = in_all;
+        let counters = engine.counters(port)?;
+        let in_all = Drops::of(&counters);
+        let dealt_with = std::mem::replace(&mut self.totals.dealt_with[port], in_all);
+        let dropped = in_all.for_now - dealt_with.for_now;
+        let copies = in_all.copies - dealt_with.copies;
         let rest = self.flight.at_rest(port);
-        if rest.writes > dropped {
+        if rest.writes > dropped || rest.writes + rest.equal > dropped + copies {
             let record = self.flight.first_missing(port).unwrap_or_default();
-            let file = self.events.file(port);
+            let (file, name) = (self.events.file(port), E::Rings::NAME);
             return Err(Error::Failed(format!(
-                "port {port}: frame {record} of {file} is a write that the card neither journaled nor dropped for \
-                 room or hold: the card and the software engine disagree about it"
+                "port {port}: frame {record} of {file} is a write that {name} neither journaled nor dropped for \
+                 room or hold: it should have done one of them"
             )));
         }
         // More were dropped than writes are missing: then it was others that nobody answered.
-        self.flight.settle(port, dropped > rest.writes);
+        let others = dropped + copies > rest.writes + rest.equal;
+        self.flight.settle(port, others, copies);
         Ok(true)
     }
 
-    fn finish(
-        mut self,
-        mut driver: Driver<SimulatedCard>,
-        began: Instant,
-        first_cycle: u64,
-    ) -> Result<Outcome, Error> {
-        let ports = driver.ports();
+    fn finish<E: Engine>(mut self, mut engine: E, began: Instant, at_first: u64) -> Result<Outcome, Error> {
+        let ports = engine.rings().ports();
         let (recorder, flight) = (&mut self.recorder, &mut self.flight);
-        driver
-            .stop(STOP_LIMIT, |driver| recorder.take(driver, flight).map(|_| ()))
-            .map_err(|error| Error::Failed(format!("stopping the card: {error}")))?;
-        self.commit(&mut driver, true)?;
-        let seconds = began.elapsed().as_secs_f64();
-        let cycles = driver.card().cycles();
+        engine.stop(|rings| recorder.take(rings, flight))?;
+        self.commit(&mut engine)?;
+        let (seconds, time) = (began.elapsed().as_secs_f64(), at_first..engine.now());
         let open = self.recorder.open(ports);
         if open > 0 {
             return Err(Error::Failed(format!(
                 "{open} entries have no answer, and the target gave all it had"
             )));
         }
-        let mut counters = Vec::new();
-        let mut clocks = Vec::new();
-        for port in 0..SimulatedCard::PORTS {
-            counters.push(driver.counters(port)?);
-            clocks.push(driver.leaf_clock(port)?);
-        }
+        let counters = (0..ports).map(|port| engine.counters(port)).collect::<Result<_, _>>()?;
         self.bar.finish_and_clear();
         let outcome = Outcome {
             ports: self.totals.ports,
             counters,
-            clocks,
+            measured: engine.measured()?,
+            time,
             recorded: self.recorder.close()?,
             ignored: self.events.ignored(),
-            cycles,
-            cycles_per_second: (cycles - first_cycle) as f64 / seconds,
-            worst_skew_ns: driver.card().worst_skew_ns(),
+            seconds,
         };
-        check_counts(&outcome)?;
+        check_counts(&outcome, E::Rings::NAME)?;
         Ok(outcome)
     }
 }
 
-/// Steps the card. Not [`Driver::wait`]: that reads a register after every time-out, and here the
-/// card's time is the scarce thing.
-fn step(driver: &mut Driver<SimulatedCard>) -> Result<(), Error> {
-    let time = Duration::from_nanos(LOOK_CYCLES * 1_000_000_000 / CORE_HZ);
-    driver.card_mut().wait(time)?;
-    Ok(())
-}
-
-fn check_target(driver: &Driver<SimulatedCard>) -> Result<(), Error> {
-    match driver.card().target().trouble() {
+fn check_target<E: Engine>(engine: &E) -> Result<(), Error> {
+    match engine.target_trouble() {
         None => Ok(()),
         Some(trouble) => Err(Error::Failed(format!("the target: {trouble}"))),
     }
 }
 
-/// Frames from the port's sources of which the card has decided what becomes of them.
+/// Frames from the port's sources of which the engine has decided what becomes of them.
 fn decided(counters: &Counters) -> u64 {
     let not_a_fate = [
         Counter::Duplicate,
@@ -291,22 +302,14 @@ fn decided(counters: &Counters) -> u64 {
     counters.iter().filter(|(counter, _)| !not_a_fate.contains(counter)).map(|(_, count)| count).sum()
 }
 
-/// Frames that would have been taken at another time.
-fn dropped_for_now(counters: &Counters) -> u64 {
-    [Counter::DroppedBuffer, Counter::DroppedHold, Counter::DroppedClosed]
-        .map(|counter| counters.get(counter))
-        .iter()
-        .sum()
-}
-
-/// What the captures, the card and the journal say must agree.
-fn check_counts(outcome: &Outcome) -> Result<(), Error> {
+/// What the captures, the engine and the journal say must agree.
+fn check_counts(outcome: &Outcome, name: &str) -> Result<(), Error> {
     let mut journaled = 0;
     for (port, (totals, counters)) in outcome.ports.iter().zip(&outcome.counters).enumerate() {
         let (offered, decided) = (totals.frames + totals.offered_again, decided(counters));
         if offered != decided {
             return Err(Error::Failed(format!(
-                "port {port}: {offered} frames were offered, and the card counted {decided}"
+                "port {port}: {offered} frames were offered, and {name} counted {decided}"
             )));
         }
         journaled += counters.get(Counter::Journaled);
@@ -314,7 +317,7 @@ fn check_counts(outcome: &Outcome) -> Result<(), Error> {
     let Recorded { entries, lost, .. } = outcome.recorded;
     if journaled != entries + lost {
         return Err(Error::Failed(format!(
-            "the card journaled {journaled} writes, and {entries} reached the journal"
+            "{name} journaled {journaled} writes, and {entries} reached the journal"
         )));
     }
     Ok(())

@@ -3,9 +3,9 @@
 use super::source::{see, zero, Seen, Source};
 use crate::error::Error;
 use layout::crc::crc32c;
-use layout::entry::{Encoding, EntryHeader, Kind, MAGIC, VERSION};
+use layout::entry::{flags, Encoding, EntryHeader, Kind, Resize, Rollback, MAGIC, VERSION};
 use layout::journal_file::{
-    batch_flags, magic, BatchHeader, PortState, SessionStart, BATCH_HEADER_BYTES, BLOCK_BYTES,
+    batch_flags, magic, BatchHeader, MergedWindow, PortState, SessionStart, BATCH_HEADER_BYTES, BLOCK_BYTES,
     CRC_BLOCK_BYTES, MAXIMUM_DESCRIPTORS, MAXIMUM_PAYLOAD_BYTES, MAXIMUM_PORTS, PAYLOAD_ALIGN,
 };
 use layout::SECTOR_BYTES;
@@ -23,10 +23,19 @@ pub(super) enum Place {
     Other,
 }
 
+/// What a batch has to belong to.
+#[derive(Clone, Copy)]
+pub(super) struct Owner {
+    pub journal_id: [u8; 16],
+    pub portion: u8,
+    /// Sequence of the segment.
+    pub segment: u64,
+    /// The session that took the segment into use; what is older is of an earlier use.
+    pub since: u64,
+}
+
 /// Looks at the start of a block, of which `room` bytes are left for batches.
-///
-/// `since`: the session that took the segment into use; what is older is of an earlier use.
-pub(super) fn look(block: &[u8], journal_id: [u8; 16], segment: u64, since: u64, room: u64) -> Place {
+pub(super) fn look(block: &[u8], owner: Owner, room: u64) -> Place {
     let Some(bytes) = block.get(..BATCH_HEADER_BYTES) else { return Place::Other };
     let Ok(header) = BatchHeader::read_from_bytes(bytes) else { return Place::Other };
     let seen = see(bytes, magic::BATCH);
@@ -35,8 +44,8 @@ pub(super) fn look(block: &[u8], journal_id: [u8; 16], segment: u64, since: u64,
         Seen::Intact => {}
         _ => return Place::Broken(seen.fault().unwrap_or_default(), header.sequence.get()),
     }
-    let elsewhere = header.segment_sequence.get() != segment || header.portion != 0;
-    if header.journal_id != journal_id || elsewhere || header.session.get() < since {
+    let elsewhere = header.segment_sequence.get() != owner.segment || header.portion != owner.portion;
+    if header.journal_id != owner.journal_id || elsewhere || header.session.get() < owner.since {
         return Place::Other;
     }
     let (head, all) = (u64::from(header.head_bytes.get()), u64::from(header.batch_bytes.get()));
@@ -48,18 +57,27 @@ pub(super) fn look(block: &[u8], journal_id: [u8; 16], segment: u64, since: u64,
         && header.descriptors.get() as usize <= MAXIMUM_DESCRIPTORS
         && header.ports.get() as usize <= MAXIMUM_PORTS
         && (1..1 << 62).contains(&header.sequence.get())
-        && (1..1 << 62).contains(&header.first_order.get());
+        // In a merged portion gaps and markers may stand before the first order.
+        && (u64::from(owner.portion == 0)..1 << 62).contains(&header.first_order.get());
     if !sane {
         return Place::Broken("its CRC is right and its sizes make no sense".into(), header.sequence.get());
     }
     Place::Header(Box::new(header))
 }
 
+/// Of the payloads that speak of the journal none is longer.
+const LARGEST_KEPT: usize = 64;
+
+/// Does it say what was written?
+pub(super) fn is_entry(kind: Kind) -> bool {
+    matches!(kind, Kind::After | Kind::Before | Kind::Both | Kind::Resync)
+}
+
 /// A batch, taken apart.
 pub(super) struct Parts {
     pub start: Option<SessionStart>,
     pub ports: Vec<PortState>,
-    /// Descriptor, kind, and payload where it is short (gaps).
+    /// Descriptor, kind, and payload where it is short and speaks of the journal (gaps, markers, windows).
     pub records: Vec<(EntryHeader, Kind, Vec<u8>)>,
     /// Place of each record's payload and descriptor, from the batch's start.
     pub places: Vec<(u64, u64)>,
@@ -150,8 +168,8 @@ impl Parts {
         let base = u64::from(header.head_bytes.get());
         let (mut at, mut sums, mut entries) = (0usize, sums.iter(), 0);
         for (place, descriptor) in descriptors {
-            let kind =
-                descriptor_kind(descriptor).map_err(|what| format!("descriptor at byte {place}: {what}"))?;
+            let kind = descriptor_kind(descriptor, header.portion)
+                .map_err(|what| format!("descriptor at byte {place}: {what}"))?;
             let length = descriptor.payload_bytes.get() as usize;
             let padded = length.next_multiple_of(PAYLOAD_ALIGN);
             let piece = payloads.get(at..at + padded).ok_or("its payloads run over its end")?;
@@ -161,8 +179,11 @@ impl Parts {
                     .push((base + (at + length) as u64, "the padding after a payload is not zero".into()));
             }
             check_payload(descriptor, kind, payload, &mut sums, base + at as u64, &mut self.faults);
-            entries += u32::from(matches!(kind, Kind::After | Kind::Before | Kind::Both | Kind::Resync));
-            let kept = if kind == Kind::Gap { payload.to_vec() } else { Vec::new() };
+            entries += u32::from(is_entry(kind));
+            let kept = match kind {
+                Kind::Gap | Kind::Marker | Kind::Merged if length <= LARGEST_KEPT => payload.to_vec(),
+                _ => Vec::new(),
+            };
             self.records.push((*descriptor, kind, kept));
             self.places.push((base + at as u64, *place));
             self.payload_bytes += length as u64;
@@ -179,7 +200,7 @@ impl Parts {
 }
 
 /// The kind of a descriptor that is sound by itself.
-fn descriptor_kind(d: &EntryHeader) -> Result<Kind, String> {
+fn descriptor_kind(d: &EntryHeader, portion: u8) -> Result<Kind, String> {
     let sum = d.computed_crc();
     if sum != d.header_crc.get() {
         return Err(format!("its CRC is {sum:08x} and should be {:08x}", d.header_crc));
@@ -193,14 +214,31 @@ fn descriptor_kind(d: &EntryHeader) -> Result<Kind, String> {
         return Err(format!("status {:#04x} is unknown", d.status));
     }
     let (length, sectors) = (d.payload_bytes.get() as usize, usize::from(d.sectors.get()));
+    let has = |flag: u16| d.flags.get() & flag != 0;
     let expected = match (kind, encoding) {
-        (Kind::Watermark | Kind::Merged, _) => return Err(format!("a {kind} in the received portion")),
+        (Kind::Watermark | Kind::Merged, _) if portion == 0 => {
+            return Err(format!("a {kind} in the received portion"))
+        }
+        (Kind::Watermark | Kind::Completion, _) if portion != 0 => {
+            return Err(format!("a {kind} in a merged portion"))
+        }
+        (Kind::After | Kind::Before | Kind::Both | Kind::Resync, _)
+            if portion == 0 && has(flags::NO_IMAGE) =>
+        {
+            return Err(format!("a {kind} without an image in the received portion"))
+        }
         (Kind::After | Kind::Before | Kind::Both | Kind::Resync, Encoding::Zero) => 0,
         (Kind::Both, Encoding::Raw) => 2 * sectors * SECTOR_BYTES,
         (Kind::After | Kind::Before | Kind::Resync, Encoding::Raw) => sectors * SECTOR_BYTES,
-        (Kind::Completion, _) => 0,
+        (Kind::Completion | Kind::Watermark, _) => 0,
         (Kind::Gap, _) => size_of::<layout::entry::Gap>(),
-        (Kind::Marker, _) => length,
+        (Kind::Merged, _) => size_of::<MergedWindow>(),
+        (Kind::Marker, _) => match (has(flags::ROLLBACK), has(flags::RESIZED)) {
+            (true, true) => return Err("a marker of two things at once".into()),
+            (true, false) => size_of::<Rollback>(),
+            (false, true) => size_of::<Resize>(),
+            (false, false) => length,
+        },
     };
     if length != expected || length > MAXIMUM_PAYLOAD_BYTES {
         return Err(format!("a {kind} of {sectors} sectors with {length} bytes"));

@@ -1,32 +1,28 @@
 //! The segments of the received portion in their order, and the batches in theirs.
 
-use super::batch::{look, take_apart, Parts, Place};
+use super::batch::{look, take_apart, Owner, Parts, Place};
 use super::front::Front;
+use super::history::History;
 use super::seal::{self, Expected};
-use super::source::{see, zero, Source};
+use super::slots::Segments;
+use super::source::Source;
 use super::state::State;
-use super::{Finding, Report};
+use super::{Finding, Report, Visit};
 use crate::error::Error;
 use layout::journal_file::{
-    batch_flags, magic, role, BatchHeader, SealHeader, SegmentHeader, BATCH_HEADER_BYTES, BLOCK_BYTES,
+    batch_flags, BatchHeader, SealHeader, SegmentHeader, BATCH_HEADER_BYTES, BLOCK_BYTES,
 };
-use std::collections::BTreeMap;
-use zerocopy::{FromBytes, FromZeros};
+use zerocopy::FromZeros;
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
-
-/// A segment by its sequence.
-struct Segment {
-    slot: u32,
-    /// `None`: damaged; its seal or first batch tell what it is.
-    header: Option<(SegmentHeader, Vec<u8>)>,
-}
 
 struct Checker<'a> {
     source: &'a Source<'a>,
     front: &'a Front,
-    segments: BTreeMap<u64, Segment>,
+    segments: Segments,
     state: State,
+    history: &'a mut History,
+    visit: &'a mut Visit<'a>,
     /// Sequence of the batch that comes next.
     next: u64,
     /// CRC of the batch before it; `None` after damage.
@@ -36,19 +32,23 @@ struct Checker<'a> {
     done: bool,
 }
 
-pub(super) fn check(
-    source: &Source<'_>,
-    front: &Front,
+/// `segments`: those of the received portion.
+pub(super) fn check<'a>(
+    source: &'a Source<'a>,
+    front: &'a Front,
+    segments: Segments,
+    history: &'a mut History,
     report: &mut Report,
-    progress: &mut dyn FnMut(u64, u64),
+    progress: &mut dyn FnMut(u64),
+    visit: &'a mut Visit<'a>,
 ) -> Result<(), Error> {
-    let segments = find_segments(source, front, report)?;
-    let total = segments.len() as u64 * front.segment_bytes();
     let mut checker = Checker {
         source,
         front,
         segments,
         state: State::default(),
+        history,
+        visit,
         next: 1,
         previous_crc: Some(0),
         previous_digest: Some([0; 32]),
@@ -57,66 +57,16 @@ pub(super) fn check(
     let first = front.superblock.portions[0].first_sequence.get();
     if first > 1 {
         // What came before was merged away.
-        checker.state.unsure = true;
+        checker.state.begin_in_the_middle();
         (checker.next, checker.previous_crc, checker.previous_digest) = (0, None, None);
     }
     let mut sequence = first;
     while !checker.done {
         sequence = checker.segment(sequence, report)?;
-        progress((report.segments * front.segment_bytes()).min(total), total);
+        progress(report.segments * front.segment_bytes());
     }
     checker.finish(report);
     Ok(())
-}
-
-fn find_segments(
-    source: &Source<'_>,
-    front: &Front,
-    report: &mut Report,
-) -> Result<BTreeMap<u64, Segment>, Error> {
-    let mut segments: BTreeMap<u64, Segment> = BTreeMap::new();
-    let mut unknown = Vec::new();
-    let first = front.superblock.portions[0].first_sequence.get();
-    for slot in 0..front.superblock.segment_count.get() {
-        let offset = front.segment_offset(slot);
-        let block = source.read(offset, BLOCK_BYTES)?;
-        if see(&block, magic::SEGMENT).fault().is_some() {
-            unknown.push(slot);
-            continue;
-        }
-        let Ok((header, rest)) = SegmentHeader::read_from_prefix(&block) else { continue };
-        let ours = header.journal_id == front.superblock.journal_id && header.slot.get() == slot;
-        if !ours || header.role != role::RECEIVED || header.portion != 0 || header.sequence.get() < first {
-            continue;
-        }
-        if !zero(rest) || header.segment_bytes.get() != front.segment_bytes() || header.reserved.get() != 0 {
-            report.finding(offset, format!("header of segment {}: it makes no sense", header.sequence));
-        }
-        let sequence = header.sequence.get();
-        if let Some(other) = segments.insert(sequence, Segment { slot, header: Some((header, block)) }) {
-            report.finding(offset, format!("segment {sequence} is there twice, also in slot {}", other.slot));
-        }
-    }
-    for slot in unknown {
-        if let Some(sequence) = told_by_content(source, front, slot)? {
-            if sequence >= first {
-                segments.entry(sequence).or_insert(Segment { slot, header: None });
-            }
-        }
-    }
-    Ok(segments)
-}
-
-/// Which segment a slot holds whose header is damaged.
-fn told_by_content(source: &Source<'_>, front: &Front, slot: u32) -> Result<Option<u64>, Error> {
-    if let Some(seal) = seal::find(source, front, slot)? {
-        return Ok(Some(seal.sequence.get()));
-    }
-    let bytes = source.read(front.segment_offset(slot) + BLOCK, BATCH_HEADER_BYTES)?;
-    let header =
-        BatchHeader::read_from_bytes(&bytes).ok().filter(|_| see(&bytes, magic::BATCH).fault().is_none());
-    let ours = header.filter(|header| header.journal_id == front.superblock.journal_id);
-    Ok(ours.map(|header| header.segment_sequence.get()))
 }
 
 impl Checker<'_> {
@@ -170,6 +120,14 @@ impl Checker<'_> {
         if !self.state.unsure && header.first_order.get() != self.state.order + 1 {
             wrong(format!("its first order is {}, after {}", header.first_order, self.state.order));
         }
+        let first = &self.front.superblock.portions[0];
+        let from = first.from_order.get().max(1);
+        if header.sequence == first.first_sequence && header.first_order.get() > from {
+            wrong(format!(
+                "its first order is {}, and those from {from} on should be there",
+                header.first_order
+            ));
+        }
         self.previous_crc = Some(header.previous_batch_crc.get());
     }
 
@@ -209,13 +167,9 @@ impl Checker<'_> {
         let mut at = start + BLOCK;
         loop {
             let found = match limit.checked_sub(at) {
-                Some(room) if room >= BLOCK => look(
-                    &self.source.read(at, BATCH_HEADER_BYTES)?,
-                    self.front.superblock.journal_id,
-                    sequence,
-                    self.since(sequence),
-                    room,
-                ),
+                Some(room) if room >= BLOCK => {
+                    look(&self.source.read(at, BATCH_HEADER_BYTES)?, self.owner(sequence), room)
+                }
                 _ => return Ok(at - start),
             };
             let fault = match found {
@@ -240,10 +194,11 @@ impl Checker<'_> {
         }
     }
 
-    /// The session that took a segment into use.
-    fn since(&self, sequence: u64) -> u64 {
-        let header = self.segments.get(&sequence).and_then(|segment| segment.header.as_ref());
-        header.map_or(0, |(header, _)| header.session.get())
+    /// What the batches of a segment have to belong to.
+    fn owner(&self, segment: u64) -> Owner {
+        let header = self.segments.get(&segment).and_then(|segment| segment.header.as_ref());
+        let since = header.map_or(0, |(header, _)| header.session.get());
+        Owner { journal_id: self.front.superblock.journal_id, portion: 0, segment, since }
     }
 
     fn follows(&self, header: &BatchHeader) -> bool {
@@ -306,8 +261,9 @@ impl Checker<'_> {
             let unclean = session.previous_end.get() == layout::journal_file::previous_end::UNCLEAN;
             report.unclean_sessions += u64::from(unclean);
         }
-        self.state.batch(at, header, parts, self.front, report);
-        expected.batch(at - start, header, &parts.head, &parts.records, &parts.places, self.front);
+        self.state.batch(at, header, parts, self.front, self.history, report);
+        expected.batch(at - start, header, parts, self.front);
+        (self.visit)(at, header, parts);
         if header.flags.get() & batch_flags::SESSION_END != 0 && header.descriptors.get() != 0 {
             report.finding(at, format!("batch {}: records in the end of a session", header.sequence));
         }
@@ -383,7 +339,8 @@ impl Checker<'_> {
     }
 
     fn seal_of(&self, sequence: u64, slot: u32) -> Result<Option<SealHeader>, Error> {
-        Ok(seal::find(self.source, self.front, slot)?.filter(|seal| seal.sequence.get() == sequence))
+        let ours = |seal: &SealHeader| seal.sequence.get() == sequence && seal.portion == 0;
+        Ok(seal::find(self.source, self.front, slot)?.filter(ours))
     }
 
     fn next_segment_follows(&self, sequence: u64) -> bool {
@@ -415,7 +372,7 @@ impl Checker<'_> {
                     seal::check(self.source, self.front, &seal, expected, end, report)?;
                 }
                 if self.next == 0 {
-                    self.next = seal.first_batch.get() + seal.batches.get();
+                    self.next = seal.first_batch.get().saturating_add(seal.batches.get());
                     self.previous_crc = Some(seal.last_batch_crc.get());
                 }
                 self.previous_digest = Some(seal.digest);
@@ -445,7 +402,7 @@ impl Checker<'_> {
     fn later_headers(&self, sequence: u64, at: u64) -> Result<Vec<(u64, BatchHeader)>, Error> {
         let slot = self.segments[&sequence].slot;
         let limit = self.front.segment_offset(slot) + self.front.segment_bytes() - BLOCK;
-        let since = self.since(sequence);
+        let owner = self.owner(sequence);
         let mut found = Vec::new();
         let mut chunk = at;
         while chunk < limit {
@@ -453,7 +410,7 @@ impl Checker<'_> {
             let bytes = self.source.read(chunk, length as usize)?;
             for (index, block) in bytes.chunks(BLOCK_BYTES).enumerate() {
                 let offset = chunk + index as u64 * BLOCK;
-                let place = look(block, self.front.superblock.journal_id, sequence, since, limit - offset);
+                let place = look(block, owner, limit - offset);
                 if let Place::Header(header) = place {
                     if header.sequence.get() >= self.next {
                         found.push((offset, *header));
@@ -507,7 +464,8 @@ impl Checker<'_> {
 
     fn finish(&mut self, report: &mut Report) {
         report.order = self.state.order;
-        report.pending = self.state.pending();
+        report.first_order = self.front.superblock.portions[0].from_order.get().max(1);
+        report.pending = self.state.pending(self.front);
         report.ended = self.state.ended();
     }
 }

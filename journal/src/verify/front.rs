@@ -1,16 +1,14 @@
 //! Superblock, durability notes and tables: each copy by itself, and all with each other.
 
 use super::source::{see, zero, Seen, Source};
-use super::Report;
+use super::tables::{self, Tables};
+use super::{portions, Report};
 use crate::error::Error;
 use layout::journal_file::{
-    magic, port_kind, role, section, source_kind, volume_kind, BookmarkRow, Note, PortRow, SectionHeader,
-    SourceRow, Superblock, TablesHeader, VolumeRow, BLOCK_BYTES, MAXIMUM_SEGMENT_BYTES, MINIMUM_SEGMENTS,
+    features, magic, Note, Superblock, TablesHeader, BLOCK_BYTES, MAXIMUM_SEGMENT_BYTES, MINIMUM_SEGMENTS,
     MINIMUM_SEGMENT_BYTES, NOTE_OFFSETS, SUPERBLOCK_OFFSETS, TABLES_OFFSET,
 };
-use std::collections::BTreeMap;
-use std::mem::size_of;
-use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
+use zerocopy::FromBytes;
 
 /// What the rest of the verification has to know of the front.
 pub(super) struct Front {
@@ -18,10 +16,7 @@ pub(super) struct Front {
     /// The intact notes.
     pub notes: Vec<Note>,
     pub note_damaged: bool,
-    /// Arbiter by port.
-    pub ports: BTreeMap<u8, u16>,
-    /// Volume indexes.
-    pub volumes: Vec<u16>,
+    pub tables: Tables,
 }
 
 impl Front {
@@ -63,8 +58,8 @@ pub(super) fn check(source: &Source<'_>, report: &mut Report) -> Result<Option<F
     let damaged_before = report.findings.len();
     let notes = notes(source, &superblock, report)?;
     let note_damaged = report.findings.len() > damaged_before;
-    let (ports, volumes) = tables(source, &superblock, report)?;
-    Ok(Some(Front { superblock, notes, note_damaged, ports, volumes }))
+    let tables = both_tables(source, &superblock, report)?;
+    Ok(Some(Front { superblock, notes, note_damaged, tables }))
 }
 
 fn superblocks(source: &Source<'_>, report: &mut Report) -> Result<Option<Superblock>, Error> {
@@ -110,8 +105,9 @@ fn superblocks(source: &Source<'_>, report: &mut Report) -> Result<Option<Superb
     }
     let best = intact.into_iter().map(|(_, superblock)| superblock).max_by_key(|s| s.generation.get());
     if let Some(best) = &best {
-        if best.features_read.get() != 0 {
-            let what = format!("journal with features {:#x}", best.features_read);
+        let unknown = best.features_read.get() & !features::MERGED;
+        if unknown != 0 {
+            let what = format!("journal with features {unknown:#x}");
             return Err(Error::Version { file: source.name().into(), what });
         }
     }
@@ -121,7 +117,6 @@ fn superblocks(source: &Source<'_>, report: &mut Report) -> Result<Option<Superb
 /// What can't be in a superblock.
 fn senseless(s: &Superblock) -> Option<String> {
     let (segment, count, table) = (s.segment_bytes.get(), s.segment_count.get(), s.table_bytes.get());
-    let received = &s.portions[0];
     let rules = [
         (segment.is_power_of_two(), "segments are no power of two"),
         ((MINIMUM_SEGMENT_BYTES..=MAXIMUM_SEGMENT_BYTES).contains(&segment), "size of a segment"),
@@ -136,13 +131,14 @@ fn senseless(s: &Superblock) -> Option<String> {
                 == u128::from(s.segments_offset.get()) + u128::from(segment) * u128::from(count),
             "size of the file",
         ),
-        (received.role == role::RECEIVED && received.first_sequence.get() > 0, "received portion"),
         (s.journal_id != [0; 16], "identity"),
     ];
     rules
         .iter()
         .find(|(holds, _)| !holds)
-        .map(|(_, what)| format!("its CRC is right and this makes no sense: {what}"))
+        .map(|(_, what)| (*what).to_owned())
+        .or_else(|| portions::senseless(s))
+        .map(|what| format!("its CRC is right and this makes no sense: {what}"))
 }
 
 fn notes(source: &Source<'_>, superblock: &Superblock, report: &mut Report) -> Result<Vec<Note>, Error> {
@@ -175,14 +171,8 @@ fn notes(source: &Source<'_>, superblock: &Superblock, report: &mut Report) -> R
     Ok(intact)
 }
 
-type PortsAndVolumes = (BTreeMap<u8, u16>, Vec<u16>);
-
-fn tables(
-    source: &Source<'_>,
-    superblock: &Superblock,
-    report: &mut Report,
-) -> Result<PortsAndVolumes, Error> {
-    let mut best: Option<(u64, PortsAndVolumes)> = None;
+fn both_tables(source: &Source<'_>, superblock: &Superblock, report: &mut Report) -> Result<Tables, Error> {
+    let mut best: Option<(u64, Tables)> = None;
     let mut contents: Vec<Vec<u8>> = Vec::new();
     for copy in 0..2 {
         let offset = TABLES_OFFSET + copy * superblock.table_bytes.get();
@@ -197,7 +187,7 @@ fn tables(
         }
         let all = source.read(offset, bytes as usize)?;
         report.bytes_checked += bytes;
-        match check_tables(&all, superblock.journal_id) {
+        match tables::check(&all, superblock.journal_id) {
             Err(what) => report.finding(offset, format!("tables: {what}")),
             Ok((generation, parsed)) => {
                 if best.as_ref().is_none_or(|(known, _)| generation > *known) {
@@ -224,89 +214,4 @@ fn tables(
         );
     }
     Ok(parsed)
-}
-
-/// Checks a copy of the tables. Its generation, and what the entries refer to.
-pub(super) fn check_tables(bytes: &[u8], journal_id: [u8; 16]) -> Result<(u64, PortsAndVolumes), String> {
-    if let Some(fault) = see(bytes, magic::TABLES).fault() {
-        return Err(fault);
-    }
-    let (header, mut rest) = TablesHeader::read_from_prefix(bytes).map_err(|_| "too short".to_owned())?;
-    if header.journal_id != journal_id {
-        return Err("of another journal".into());
-    }
-    if header.bytes.get() as usize != bytes.len() {
-        return Err(format!("they say they have {} bytes", header.bytes));
-    }
-    let mut parsed = PortsAndVolumes::default();
-    for _ in 0..header.sections.get() {
-        let (head, after) =
-            SectionHeader::read_from_prefix(rest).map_err(|_| "a section runs over the end".to_owned())?;
-        let size = head.row_bytes.get() as usize;
-        let end = size.checked_mul(head.rows.get() as usize).filter(|end| *end <= after.len());
-        let (rows, next) = after.split_at(end.ok_or("a section runs over the end")?);
-        check_section(&head, rows, &mut parsed)?;
-        rest = next;
-    }
-    if !zero(rest) {
-        return Err("their padding is not zero".into());
-    }
-    Ok((header.generation.get(), parsed))
-}
-
-fn rows<R: FromBytes + KnownLayout + Immutable + Unaligned>(
-    head: &SectionHeader,
-    bytes: &[u8],
-) -> Result<Vec<R>, String> {
-    let size = head.row_bytes.get() as usize;
-    if size < size_of::<R>() {
-        return Err(format!("rows of section {} have {size} bytes", head.kind));
-    }
-    let parse =
-        |row| R::read_from_prefix(row).map(|(row, _)| row).map_err(|_| "a row is too short".to_owned());
-    bytes.chunks_exact(size).map(parse).collect()
-}
-
-fn check_section(head: &SectionHeader, bytes: &[u8], parsed: &mut PortsAndVolumes) -> Result<(), String> {
-    match head.kind.get() {
-        section::VOLUMES => {
-            for row in rows::<VolumeRow>(head, bytes)? {
-                if ![volume_kind::AOE, volume_kind::NBD].contains(&row.kind)
-                    || parsed.1.contains(&row.index.get())
-                {
-                    return Err(format!("volume {}: unknown kind, or there twice", row.index));
-                }
-                parsed.1.push(row.index.get());
-            }
-        }
-        section::PORTS => {
-            for row in rows::<PortRow>(head, bytes)? {
-                let known = [port_kind::CARD, port_kind::SOFTWARE].contains(&row.kind);
-                if !known || parsed.0.insert(row.port, row.arbiter.get()).is_some() {
-                    return Err(format!("port {}: unknown kind, or there twice", row.port));
-                }
-            }
-        }
-        section::SOURCES => {
-            for row in rows::<SourceRow>(head, bytes)? {
-                if ![source_kind::MAC, source_kind::NUMBER].contains(&row.kind) {
-                    return Err(format!("source {} of port {}: unknown kind", row.index, row.port));
-                }
-            }
-        }
-        section::BOOKMARKS => {
-            let mut names = Vec::new();
-            for row in rows::<BookmarkRow>(head, bytes)? {
-                let end = row.name.iter().position(|byte| *byte == 0).unwrap_or(row.name.len());
-                let sound =
-                    end > 0 && zero(&row.name[end..]) && std::str::from_utf8(&row.name[..end]).is_ok();
-                if !sound || names.contains(&row.name) {
-                    return Err("a bookmark's name is no text, or there twice".into());
-                }
-                names.push(row.name);
-            }
-        }
-        _ => {}
-    }
-    Ok(())
 }

@@ -6,12 +6,22 @@
 mod batch;
 mod chain;
 mod front;
+mod history;
+mod image;
+mod merged;
+mod portions;
 mod seal;
+mod slots;
 mod source;
 mod state;
+mod tables;
+mod window;
 
 use crate::error::Error;
 use crate::storage::{FileStorage, Storage};
+use batch::Parts;
+pub use image::{compare, image, image_on, ImageReport, Naive, Source as SectorSource};
+use layout::journal_file::BatchHeader;
 use std::path::Path;
 
 /// Where and how a file is broken.
@@ -41,7 +51,7 @@ pub struct Report {
     pub sessions: u64,
     /// Sessions that did not end in order (the last one aside).
     pub unclean_sessions: u64,
-    /// Entries.
+    /// Entries that are kept one by one.
     pub entries: u64,
     /// Completions.
     pub completions: u64,
@@ -49,6 +59,16 @@ pub struct Report {
     pub gaps: u64,
     /// Markers.
     pub markers: u64,
+    /// Windows whose entries were merged.
+    pub windows: u64,
+    /// Merged entries in them.
+    pub merged_entries: u64,
+    /// Bytes of their payload.
+    pub merged_bytes: u64,
+    /// The first order that is kept as an entry of its own, or the one that comes next.
+    pub first_order: u64,
+    /// Moments before this stamp no longer exist; 0: all do, from before the first entry on.
+    pub history_from: u64,
     /// Bytes of payload whose CRCs were checked.
     pub payload_bytes: u64,
     /// Entries without a completion.
@@ -96,11 +116,33 @@ pub fn verify(path: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Report,
 
 /// Verifies the journal in `storage`.
 pub fn verify_on(storage: &dyn Storage, progress: &mut dyn FnMut(u64, u64)) -> Result<Report, Error> {
+    prove(storage, progress, &mut |_, _, _| {})
+}
+
+/// Hears of every batch that is whole, from the oldest portion to the received one: its offset, header and parts.
+type Visit<'a> = dyn FnMut(u64, &BatchHeader, &Parts) + 'a;
+
+fn prove(
+    storage: &dyn Storage,
+    progress: &mut dyn FnMut(u64, u64),
+    visit: &mut Visit<'_>,
+) -> Result<Report, Error> {
     let mut report = Report::default();
     let source = source::Source::new(storage);
     let Some(front) = front::check(&source, &mut report)? else {
         return Ok(report);
     };
-    chain::check(&source, &front, &mut report, progress)?;
+    let mut segments = slots::find(&source, &front, &mut report)?;
+    let total = segments.iter().map(|portion| portion.len() as u64).sum::<u64>() * front.segment_bytes();
+    let mut progress = |done: u64| progress(done.min(total), total);
+    let mut history = history::History::default();
+    for (index, _) in portions::merged_oldest_first(&front.superblock) {
+        let segments = std::mem::take(&mut segments[index]);
+        merged::check(&source, &front, index, &segments, &mut history, &mut report, &mut progress, visit)?;
+    }
+    let received = std::mem::take(&mut segments[0]);
+    chain::check(&source, &front, received, &mut history, &mut report, &mut progress, visit)?;
+    history.finish(&front, &mut report);
+    report.history_from = portions::oldest(&front.superblock).after_timestamp.get();
     Ok(report)
 }

@@ -1,8 +1,9 @@
 //! The seal of a segment: index, copy of the tables, digest.
 
-use super::front::{check_tables, Front};
+use super::batch::{is_entry, Parts};
+use super::front::Front;
 use super::source::{see, zero, Source};
-use super::Report;
+use super::{tables, Report};
 use crate::error::Error;
 use layout::crc::crc32c;
 use layout::entry::{flags, EntryHeader, Kind, Updated};
@@ -51,36 +52,29 @@ impl Expected {
     }
 
     /// Adds a batch that begins `at` bytes from the segment's start.
-    pub fn batch(
-        &mut self,
-        at: u64,
-        header: &BatchHeader,
-        head: &[u8],
-        records: &[(EntryHeader, Kind, Vec<u8>)],
-        places: &[(u64, u64)],
-        front: &Front,
-    ) {
-        self.hasher.update(head);
+    pub fn batch(&mut self, at: u64, header: &BatchHeader, parts: &Parts, front: &Front) {
+        self.hasher.update(&parts.head);
         self.batches += 1;
         self.last_crc = header.prefix.crc.get();
         let mut order = header.first_order.get();
-        for ((record, kind, _), (payload, descriptor)) in records.iter().zip(places) {
-            let arbiter = front.ports.get(&record.port).copied().unwrap_or(0);
+        for ((record, kind, _), (payload, descriptor)) in parts.records.iter().zip(&parts.places) {
+            let arbiter = front.tables.ports.get(&record.port).copied().unwrap_or(0);
             let stamp = record.timestamp.get();
             self.stamps = Some(self.stamps.map_or((stamp, stamp), |(a, b)| (a.min(stamp), b.max(stamp))));
-            match kind {
-                Kind::After | Kind::Before | Kind::Both | Kind::Resync => {
-                    self.entry(record, order, at + payload, arbiter);
-                    self.entry_places.push((*record, at + descriptor));
-                    order += 1;
-                }
-                _ => self.note(record, *kind, at + descriptor, arbiter),
+            if !is_entry(*kind) {
+                self.note(record, *kind, at + descriptor, arbiter);
+                continue;
             }
+            self.entry(record, order, at + payload, arbiter);
+            self.entry_places.push((*record, at + descriptor));
+            // Entries of a merged portion take no order of their own.
+            order += u64::from(header.portion == 0);
         }
     }
 
     fn entry(&mut self, d: &EntryHeader, order: u64, payload: u64, arbiter: u16) {
         let updated = d.updated().map_or(0, |updated| updated as u8);
+        let kept = if self.is_merged() { flags::NO_IMAGE } else { flags::DUPLICATE };
         let row = IndexRow {
             lba: d.lba,
             sectors: d.sectors,
@@ -88,7 +82,7 @@ impl Expected {
             order: (order.wrapping_sub(self.header.first_order.get()) as u32).into(),
             payload: ((payload / PAYLOAD_ALIGN as u64) as u32).into(),
             volume: d.volume,
-            flags: (d.flags.get() & flags::DUPLICATE).into(),
+            flags: (d.flags.get() & kept).into(),
             kind: d.kind,
             status: 2 | updated << 4,
             port: d.port,
@@ -97,6 +91,10 @@ impl Expected {
         self.by_number.insert((arbiter, d.number.get()), self.rows.len());
         self.rows.push((row, order));
         self.entries += 1;
+    }
+
+    fn is_merged(&self) -> bool {
+        self.header.role == role::MERGED
     }
 
     fn note(&mut self, d: &EntryHeader, kind: Kind, place: u64, arbiter: u16) {
@@ -117,7 +115,7 @@ impl Expected {
             kind: d.kind,
             port: d.port,
             status: d.status,
-            reserved: [0; 7],
+            span: span(d, kind),
         });
     }
 
@@ -126,7 +124,8 @@ impl Expected {
         let mut notes = self.notes.clone();
         for ((row, _), (header, place)) in self.rows.iter().zip(&self.entry_places) {
             let open = matches!(Updated::from_byte(row.status >> 4), Ok(Updated::Pending | Updated::Unknown));
-            if open && row.kind != Kind::Resync as u8 {
+            // In a merged portion no answer is still to come.
+            if open && row.kind != Kind::Resync as u8 && !self.is_merged() {
                 notes.push(NoteRow {
                     number: header.number,
                     timestamp: header.timestamp,
@@ -135,7 +134,7 @@ impl Expected {
                     kind: header.kind,
                     port: header.port,
                     status: row.status,
-                    reserved: [0; 7],
+                    span: [0; 7],
                 });
             }
         }
@@ -158,6 +157,30 @@ impl Expected {
     }
 }
 
+/// Of a window: its length. A window that ends before it begins is told elsewhere.
+fn span(d: &EntryHeader, kind: Kind) -> [u8; 7] {
+    let mut span = [0; 7];
+    if kind == Kind::Merged {
+        let length = d.timestamp.get().saturating_sub(d.sequence.get());
+        span.copy_from_slice(&length.to_le_bytes()[..7]);
+    }
+    span
+}
+
+/// The copy of the tables that lies before a seal, if it is whole.
+pub(super) fn tables_copy(
+    source: &Source<'_>,
+    front: &Front,
+    seal: &SealHeader,
+) -> Result<Option<tables::Tables>, Error> {
+    let (from, bytes) = (u64::from(seal.tables_offset.get()), u64::from(seal.tables_bytes.get()));
+    if from + bytes > front.segment_bytes() || bytes > front.superblock.table_bytes.get() {
+        return Ok(None);
+    }
+    let copy = source.read(front.segment_offset(seal.slot.get()) + from, bytes as usize)?;
+    Ok(tables::check(&copy, front.superblock.journal_id).ok().map(|(_, tables)| tables))
+}
+
 /// The intact seal of a segment, if there is one.
 pub(super) fn find(source: &Source<'_>, front: &Front, slot: u32) -> Result<Option<SealHeader>, Error> {
     let block =
@@ -178,7 +201,7 @@ pub(super) fn is_whole(source: &Source<'_>, front: &Front, seal: &SealHeader) ->
     }
     let body = source.read(front.segment_offset(seal.slot.get()) + index, (end - index) as usize)?;
     let (index, copy) = body.split_at((tables - index) as usize);
-    Ok(crc32c(index) == seal.index_crc.get() && check_tables(copy, front.superblock.journal_id).is_ok())
+    Ok(crc32c(index) == seal.index_crc.get() && tables::check(copy, front.superblock.journal_id).is_ok())
 }
 
 /// Checks a seal and what lies before it. `end`: from the segment's start to the end of its batches.
@@ -206,12 +229,12 @@ pub(super) fn check(
     if crc32c(index_bytes) != seal.index_crc.get() {
         wrong(segment + index, "the CRC of the index is wrong");
     }
-    if let Err(what) = check_tables(tables_copy, front.superblock.journal_id) {
+    if let Err(what) = tables::check(tables_copy, front.superblock.journal_id) {
         wrong(segment + tables, &format!("copy of the tables: {what}"));
     }
     let header = &expected.header;
-    let fixed = seal.portion == 0
-        && seal.role == role::RECEIVED
+    let fixed = seal.portion == header.portion
+        && seal.role == header.role
         && seal.reserved.get() == 0
         && seal.sequence == header.sequence
         && seal.first_batch == header.first_batch

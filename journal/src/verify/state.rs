@@ -1,12 +1,12 @@
 //! What has to hold from batch to batch: orders, stamps, watermarks, numbers, sessions, gaps.
 
-use super::batch::Parts;
+use super::batch::{is_entry, Parts};
 use super::front::Front;
+use super::history::{self, History};
 use super::Report;
-use layout::entry::{flags, EntryHeader, Gap, GapReason, Kind, Updated};
+use layout::entry::{flags, EntryHeader, Kind, Updated};
 use layout::journal_file::{batch_flags, previous_end, BatchHeader, PortState, SessionStart};
-use std::collections::{BTreeMap, BTreeSet, HashSet};
-use zerocopy::FromBytes;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// State after the batches so far.
 #[derive(Default)]
@@ -17,7 +17,10 @@ pub(super) struct State {
     pub timestamp: u64,
     ports: BTreeMap<u8, PortState>,
     numbers: BTreeMap<u16, u64>,
-    pending: HashSet<(u16, u64)>,
+    /// Order of each entry without an answer.
+    pending: HashMap<(u16, u64), u64>,
+    /// By arbiter: entries up to this number may have been merged away. `None`: nothing was.
+    gone: Option<BTreeMap<u16, u64>>,
     /// Ports that had a gap: completions may name entries that were lost.
     gapped: BTreeSet<u8>,
     /// Ports that have to show a gap before anything else of the session.
@@ -27,8 +30,16 @@ pub(super) struct State {
 }
 
 impl State {
-    pub fn pending(&self) -> u64 {
-        self.pending.len() as u64
+    /// The chain begins somewhere in the middle: what came before was merged away.
+    pub fn begin_in_the_middle(&mut self) {
+        self.unsure = true;
+        self.gone = Some(BTreeMap::new());
+    }
+
+    /// Entries without an answer, of those that are still there.
+    pub fn pending(&self, front: &Front) -> u64 {
+        let from = front.superblock.portions[0].from_order.get();
+        self.pending.values().filter(|order| **order >= from).count() as u64
     }
 
     pub fn ended(&self) -> bool {
@@ -42,6 +53,7 @@ impl State {
         header: &BatchHeader,
         parts: &Parts,
         front: &Front,
+        history: &mut History,
         report: &mut Report,
     ) {
         let Parts { start, ports, records, .. } = parts;
@@ -53,10 +65,14 @@ impl State {
             wrong(format!("its first order is {}, after {}", header.first_order, self.order));
         }
         let before = std::mem::take(&mut self.ports);
+        self.note_what_is_gone(parts, front);
         self.order = header.first_order.get() - 1;
         let mut last: BTreeMap<u8, PortState> = before.clone();
         for (record, kind, payload) in records {
             for what in self.record(record, *kind, payload, &mut last, front, report) {
+                report.finding(offset, format!("batch {}: {what}", header.sequence));
+            }
+            for what in history.received(record, *kind, payload, self.order, front, report) {
                 report.finding(offset, format!("batch {}: {what}", header.sequence));
             }
         }
@@ -70,7 +86,26 @@ impl State {
         {
             report.finding(offset, format!("batch {}: its flag of a pending gap is wrong", header.sequence));
         }
+        if self.unsure && flags & batch_flags::GAP_PENDING != 0 && records.is_empty() && start.is_none() {
+            // The session began in what was merged away.
+            self.owed = self.ports.keys().copied().collect();
+        }
         self.unsure = false;
+    }
+
+    /// Entries with lower numbers than the first that are there may be named by completions.
+    fn note_what_is_gone(&mut self, parts: &Parts, front: &Front) {
+        let Some(gone) = self.gone.as_mut().filter(|_| self.unsure) else { return };
+        let arbiter = |port: u8| front.tables.ports.get(&port).copied().unwrap_or(0);
+        for state in &parts.ports {
+            let known = gone.entry(state.arbiter.get()).or_insert(0);
+            *known = state.last_number.get().max(*known);
+        }
+        for (record, kind, _) in parts.records.iter().rev() {
+            if is_entry(*kind) {
+                gone.insert(arbiter(record.port), record.number.get().saturating_sub(1));
+            }
+        }
     }
 
     fn session_rules(
@@ -132,7 +167,7 @@ impl State {
     ) -> Vec<String> {
         let mut wrong = Vec::new();
         let (port, stamp, number) = (record.port, record.timestamp.get(), record.number.get());
-        let Some(arbiter) = front.ports.get(&port).copied() else {
+        let Some(arbiter) = front.tables.ports.get(&port).copied() else {
             return vec![format!("a {kind} of port {port}, which is not in the table")];
         };
         if kind == Kind::Gap {
@@ -153,16 +188,15 @@ impl State {
         match kind {
             Kind::After | Kind::Before | Kind::Both | Kind::Resync => {
                 self.order += 1;
-                report.entries += 1;
                 let known = self.numbers.entry(arbiter).or_insert(0);
                 if number <= *known && !self.unsure {
                     wrong.push(format!("order:{} has number {number}, after {known}", self.order));
                 }
                 *known = number.max(*known);
                 if kind != Kind::Resync && record.updated() == Ok(Updated::Pending) {
-                    self.pending.insert((arbiter, number));
+                    self.pending.insert((arbiter, number), self.order);
                 }
-                if !front.volumes.contains(&record.volume.get()) {
+                if !front.tables.volumes.contains_key(&record.volume.get()) {
                     wrong.push(format!(
                         "order:{} names volume {}, which is not in the table",
                         self.order, record.volume
@@ -172,15 +206,15 @@ impl State {
             Kind::Completion => {
                 report.completions += 1;
                 let late = record.flags.get() & flags::LATE != 0;
-                let known = self.pending.remove(&(arbiter, number));
+                let gone = self.gone.as_ref().and_then(|gone| gone.get(&arbiter)).copied().unwrap_or(0);
+                let known = self.pending.remove(&(arbiter, number)).is_some() || number <= gone;
                 if !known && !late && !self.unsure && !self.gapped.contains(&port) {
                     wrong.push(format!(
                         "a completion of number {number} of port {port}, which is not pending"
                     ));
                 }
             }
-            Kind::Gap => report.gaps += 1,
-            _ => report.markers += 1,
+            _ => {}
         }
         wrong
     }
@@ -188,12 +222,7 @@ impl State {
     fn gap(&mut self, port: u8, stamp: u64, payload: &[u8], wrong: &mut Vec<String>) {
         self.owed.remove(&port);
         self.gapped.insert(port);
-        let sound = Gap::read_from_prefix(payload).is_ok_and(|(gap, rest)| {
-            rest.is_empty()
-                && gap.from_timestamp.get() <= stamp
-                && GapReason::from_word(gap.reason.get()).is_ok()
-                && gap.reserved.get() == 0
-        });
+        let sound = history::gap(stamp, payload).is_some();
         if !sound {
             wrong.push(format!("the gap of port {port} makes no sense"));
         }
@@ -242,7 +271,7 @@ impl State {
         for state in ports {
             let at_least = last.get(&state.port).map_or(0, |known| known.delivered.get());
             let sound = previous < Some(state.port)
-                && front.ports.get(&state.port) == Some(&state.arbiter.get())
+                && front.tables.ports.get(&state.port) == Some(&state.arbiter.get())
                 && state.reserved.get() == 0
                 && state.flags == 0
                 && state.delivered.get() >= at_least

@@ -27,6 +27,10 @@ struct State {
     fail_at: Option<(usize, i32)>,
     /// Reads and writes do at most this much at once.
     at_most: Option<usize>,
+    /// Reads that touch this range fail with this error.
+    unreadable: Option<(Range<usize>, i32)>,
+    /// Did one?
+    met: bool,
 }
 
 pub struct FaultyStorage(Mutex<State>);
@@ -52,6 +56,19 @@ impl FaultyStorage {
         self.0.lock().unwrap().at_most = Some(bytes);
     }
 
+    /// Reads that touch these bytes fail from now on, until they are written.
+    pub fn unreadable(&self, range: Range<usize>, errno: i32) {
+        let mut state = self.0.lock().unwrap();
+        (state.unreadable, state.met) = (Some((range, errno)), false);
+    }
+
+    /// Everything can be read again. Did a read fail?
+    pub fn readable(&self) -> bool {
+        let mut state = self.0.lock().unwrap();
+        state.unreadable = None;
+        state.met
+    }
+
     /// Writes and syncs so far.
     pub fn operations(&self) -> usize {
         self.0.lock().unwrap().operations
@@ -64,6 +81,22 @@ impl FaultyStorage {
 
     pub fn written(&self) -> Vec<Range<usize>> {
         self.0.lock().unwrap().written.clone()
+    }
+
+    /// What a process sees when the last write stopped after so many of its sectors; `None`: it has fewer.
+    pub fn image_torn(&self, sectors: usize) -> Option<Vec<u8>> {
+        let state = self.0.lock().unwrap();
+        let (last, earlier) = state.unsynced.split_last()?;
+        let kept = sectors * SECTOR;
+        if kept >= last.1.len() {
+            return None;
+        }
+        let mut image = state.durable.clone();
+        for (offset, bytes) in earlier {
+            image[*offset..offset + bytes.len()].copy_from_slice(bytes);
+        }
+        image[last.0..last.0 + kept].copy_from_slice(&last.1[..kept]);
+        Some(image)
     }
 
     /// What the device holds after the power failed: of the writes that were not synced any may be
@@ -113,7 +146,14 @@ impl Storage for FaultyStorage {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        let state = self.0.lock().unwrap();
+        let mut state = self.0.lock().unwrap();
+        if let Some((bad, errno)) = &state.unreadable {
+            if bad.start < offset as usize + buffer.len() && (offset as usize) < bad.end {
+                let errno = *errno;
+                state.met = true;
+                return Err(io::Error::from_raw_os_error(errno));
+            }
+        }
         let from = state.current.get(offset as usize..).unwrap_or(&[]);
         let length = buffer.len().min(from.len()).min(state.at_most.unwrap_or(usize::MAX));
         buffer[..length].copy_from_slice(&from[..length]);
@@ -129,6 +169,10 @@ impl Storage for FaultyStorage {
         assert!(at + length <= state.current.len(), "nothing is written past the end");
         assert!(at.is_multiple_of(SECTOR) || state.at_most.is_some(), "writes are aligned");
         state.current[at..at + length].copy_from_slice(&bytes[..length]);
+        if state.unreadable.as_ref().is_some_and(|(bad, _)| at <= bad.start && bad.end <= at + length) {
+            // As a device does: what is written can be read.
+            state.unreadable = None;
+        }
         state.unsynced.push((at, bytes[..length].to_vec()));
         state.written.push(at..at + length);
         if crashing {

@@ -1,0 +1,148 @@
+//! Rolls what expires into a base: before the journal gives entries up, the base holds them.
+//!
+//! Whatever happens in between, every moment from the new position on can be made, and no moment that can't
+//! be made right is made: label and row say so before the base is touched.
+
+use super::check::check;
+use super::{at, label};
+use crate::error::Error;
+use crate::image::{open_backing, Backing};
+use crate::sparse::SparseImage;
+use crate::tables::Volume;
+use crate::writer::Journal;
+use layout::journal_file::BaseLabel;
+use std::fs::{File, OpenOptions};
+use std::path::{Path, PathBuf};
+
+/// A base that is being rolled on. Dropped before [`Rolling::finish`], and after a crash: begin again, with the
+/// same position or a later one, and write everything again.
+///
+/// What has to be written is what the image at `to` has behind [`Rolling::from`]: of each location the last
+/// entry of the volume behind `from` and up to `to` that may have been executed.
+pub struct Rolling {
+    file: File,
+    name: String,
+    path: PathBuf,
+    label: BaseLabel,
+    volume: Volume,
+    to: (u64, u64),
+}
+
+impl Journal {
+    /// Begins to roll a volume's base on to the entry `to`, given by order and stamp, which all of the volume's
+    /// entries up to there have to be settled for. From here on no moment before it can be made from the base,
+    /// whether or not the rolling is ever finished.
+    ///
+    /// The work between, [`Rolling::write`] and [`Rolling::zero`], doesn't need the journal.
+    pub fn begin_rolling(&mut self, volume: &str, base: &Path, to: (u64, u64)) -> Result<Rolling, Error> {
+        let row = self.tables().volume(volume)?.clone();
+        let name = base.display().to_string();
+        if row.base_id == [0; 16] {
+            let what = format!(
+                "the journal knows of no base of volume {volume}; base adopt takes over an image from before the \
+                 first write, base create makes one"
+            );
+            return Err(Error::Base { file: name, what });
+        }
+        open_backing(Backing::Base(base), &row)?;
+        check(self.head.journal_id(), &row, base)?;
+        let path = label::path_of(base)?;
+        let Some((mut label, _)) = label::read(&path)? else {
+            return Err(Error::Base { file: name, what: "its label is gone".into() });
+        };
+        if to.0 > self.end().order {
+            return Err(Error::NoMoment(format!(
+                "order:{}; the journal ends at order:{}",
+                to.0,
+                self.end().order
+            )));
+        }
+        // 1. What the base is going to hold is durable: no crash cuts off what is in it.
+        self.sync()?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(base)
+            .map_err(|e| Error::io(&name, "opening the base for writing", e))?;
+        // 2. The row: the journal refuses moments before `to`. A crash here leaves a base that is still as it
+        //    was, and a label that says less; both are in order.
+        let rolling = row.rolling.max(to);
+        let row = Volume { rolling, ..row };
+        self.set_volumes(std::slice::from_ref(&row))?;
+        // 3. The label: whoever has an image open over the base sees that it goes on.
+        if label.rolling_order.get() < rolling.0 {
+            (label.rolling_order, label.rolling_timestamp) = (rolling.0.into(), rolling.1.into());
+            label::write(&path, &label)?;
+        }
+        Ok(Rolling { file, name, path, label, volume: row, to })
+    }
+}
+
+impl Rolling {
+    /// Name of the volume.
+    pub fn volume_name(&self) -> String {
+        self.volume.name()
+    }
+
+    /// The base holds every entry up to this one, order and stamp: those behind it and up to
+    /// [`Rolling::to`] have to be written.
+    pub fn from(&self) -> (u64, u64) {
+        label::order(&self.label)
+    }
+
+    /// Where the base is going. At or below [`Rolling::from`]: there is nothing to write.
+    pub fn to(&self) -> (u64, u64) {
+        self.to
+    }
+
+    /// Writes into the base. Zeroes become holes where the file system has them.
+    pub fn write(&self, offset: u64, data: &[u8]) -> Result<(), Error> {
+        self.check_range(offset, data.len() as u64)?;
+        self.image().write(data, offset)
+    }
+
+    /// Writes zeroes into the base.
+    pub fn zero(&self, offset: u64, bytes: u64) -> Result<(), Error> {
+        self.check_range(offset, bytes)?;
+        self.image().zero(offset, bytes)
+    }
+
+    /// Everything has been written: the base stands at [`Rolling::to`], durably, and the entries up to there may
+    /// be given up. `doubtful` of them are in the base though nobody knows whether the target executed them.
+    pub fn finish(mut self, journal: &mut Journal, doubtful: u64) -> Result<(), Error> {
+        let row = journal.tables().volume(&self.volume.name())?.clone();
+        if row.base_id != self.volume.base_id {
+            let what = format!("volume {} got another base meanwhile", row.name());
+            return Err(Error::Base { file: self.name, what });
+        }
+        if self.to > self.from() {
+            // 4. The data.
+            self.file
+                .sync_data()
+                .map_err(|e| Error::io(&self.name, "making the base durable (fdatasync)", e))?;
+            // 5. The label: they are there. A crash here leaves a label ahead of the row, within what the row
+            //    allows; the next rolling takes it from there. (`doubtful` is lost to the row then.)
+            (self.label.order, self.label.timestamp) = (self.to.0.into(), self.to.1.into());
+            label::write(&self.path, &self.label)?;
+        }
+        // 6. The row: only from here on may the journal give the entries up.
+        let base = row.base.max(self.from());
+        let base_doubtful = row.base_doubtful.saturating_add(doubtful);
+        journal.set_volumes(&[Volume { base, base_doubtful, ..row }])
+    }
+
+    fn image(&self) -> SparseImage<'_> {
+        SparseImage::over_file(&self.file, &self.name, self.volume.bytes())
+    }
+
+    fn check_range(&self, offset: u64, bytes: u64) -> Result<(), Error> {
+        match offset.checked_add(bytes) {
+            Some(end) if end <= self.volume.bytes() => Ok(()),
+            _ => Err(Error::Invalid(format!(
+                "{bytes} bytes at offset {offset} of a base of {} ({})",
+                self.volume.bytes(),
+                at(self.to)
+            ))),
+        }
+    }
+}

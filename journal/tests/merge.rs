@@ -1,0 +1,492 @@
+//! Merging against the naive model: moments that the schedule promises are what they were, the others are refused
+//! with the nearest that there are, and a crash anywhere in between changes nothing.
+//!
+//! CHRONO_SEED is the first seed, CHRONO_SEEDS how many there are.
+
+#![allow(clippy::needless_range_loop)]
+
+mod faulty_storage;
+mod world;
+
+use faulty_storage::FaultyStorage;
+use journal::image::{Backing, Image};
+use journal::merge::MergeOptions;
+use journal::verify::verify_on;
+use journal::{
+    CreateOptions, Delivered, Error, Journal, JournalReader, Level, Moment, OwnedRecord, Port, PortKind,
+    Schedule, Volume,
+};
+use layout::entry::{flags, EntryHeader, Journaled, Kind, Updated};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use std::path::Path;
+use std::sync::Arc;
+use world::{each_seed, World, SECTORS};
+
+/// The file is sound, by code that shares nothing with its writer.
+fn check_sound(world: &World, what: &str) {
+    let report = verify_on(&*world.storage, &mut |_, _| {}).unwrap_or_else(|error| panic!("{what}: {error}"));
+    assert!(report.findings.is_empty(), "{what}: {:?}", report.findings);
+}
+
+/// A schedule that has something to do in a history of some 100 µs.
+fn schedule(world: &mut World) -> Schedule {
+    let rng = &mut world.rng;
+    let keep = rng.random_range(1..60_000);
+    let mut levels = vec![Level { window: 0, keep, least: keep }];
+    let (mut window, mut keep) = (1, keep);
+    for _ in 0..rng.random_range(1..4) {
+        window *= rng.random_range(2..8_000u64);
+        keep += rng.random_range(1..60_000);
+        levels.push(Level { window, keep, least: keep });
+    }
+    // The last level keeps everything: nothing is given up here.
+    let last = levels.last_mut().unwrap();
+    (last.keep, last.least) = (u64::MAX >> 1, u64::MAX >> 1);
+    Schedule::new(levels).unwrap()
+}
+
+/// What the history over primary, or over the base, says at a moment has to be what the model says.
+fn check_moment(world: &mut World, at: Moment, count: usize) -> Result<(), Error> {
+    for volume in 0..2 {
+        if world.kind != Kind::After {
+            let image = world.open(volume, at, true)?;
+            let expected = world.truth(volume, count);
+            world.check(&image, &expected);
+        }
+        if world.kind != Kind::Before {
+            let image = world.open(volume, at, false)?;
+            let expected = world.assumed(volume, count);
+            world.check(&image, &expected);
+            // After a crash answers may be lost that the model knows of.
+            if !world.plain {
+                check_doubt(world, &image, volume, count);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check_doubt(world: &World, image: &journal::image::Image, volume: usize, count: usize) {
+    let doubtful = world.doubtful(volume, count);
+    for run in image.runs(0, image.bytes()).unwrap() {
+        for sector in run.offset / 512..(run.offset + run.bytes) / 512 {
+            assert_eq!(run.doubtful, doubtful[sector as usize], "sector {sector} of {}", SECTORS[volume]);
+        }
+    }
+}
+
+/// Entries up to a stamp.
+fn up_to(world: &World, stamp: u64) -> usize {
+    world.writes.partition_point(|write| write.stamp <= stamp)
+}
+
+/// Everything that the schedule promises, and everything else at random.
+fn check_history(world: &mut World, schedule: &Schedule) {
+    let now = world.stamp;
+    let begin = world.writes.first().map_or(now, |write| write.stamp);
+    let levels = schedule.levels().to_vec();
+    // Every write that is kept.
+    for _ in 0..6 {
+        let count = world.rng.random_range(0..=world.writes.len());
+        let promised =
+            count == world.writes.len() || world.writes[count].stamp > now.saturating_sub(levels[0].keep);
+        match check_moment(world, Moment::Order(count as u64), count) {
+            Ok(()) => {}
+            Err(Error::Merged { earlier, later, .. }) if !promised => {
+                assert!(
+                    earlier < count as u64 && (count as u64) < later,
+                    "order:{count}: {earlier}, {later}"
+                );
+                for near in [earlier, later] {
+                    check_moment(world, Moment::Order(near), near as usize).unwrap();
+                }
+            }
+            Err(error) => panic!("order:{count}, promised: {promised}: {error}"),
+        }
+    }
+    // The ends of windows.
+    for (level, finer) in levels.iter().skip(1).zip(&levels) {
+        for _ in 0..4 {
+            let oldest = begin.max(now.saturating_sub(level.keep)) / level.window;
+            let at = world.rng.random_range(oldest..=now / level.window) * level.window;
+            // Longer windows begin where this level ends.
+            let kept = at >= begin && at > now.saturating_sub(level.keep) + level.window;
+            let count = up_to(world, at);
+            match check_moment(world, Moment::Timestamp(at), count) {
+                Ok(()) => {}
+                Err(error) => assert!(!kept, "{at} of {level} ({finer}), now {now}: {error}"),
+            }
+        }
+    }
+    // Any stamp.
+    for _ in 0..6 {
+        let at = world.rng.random_range(begin..=now);
+        let count = up_to(world, at);
+        match check_moment(world, Moment::Timestamp(at), count) {
+            Ok(()) => {}
+            Err(Error::Merged { from, to, .. }) => assert!(from <= at && at < to),
+            Err(error) => panic!("{at}: {error}"),
+        }
+    }
+}
+
+/// A name for a moment that is there now.
+fn bookmark(world: &mut World, named: &mut Vec<usize>) {
+    let count = world.rng.random_range(0..=world.writes.len());
+    let stamp = count.checked_sub(1).map_or(0, |last| world.writes[last].stamp);
+    let shared: Arc<dyn journal::Storage> = world.storage.clone();
+    world.journal().sync().unwrap();
+    let there = JournalReader::open_on(shared).unwrap().entry_at(Moment::Order(count as u64));
+    if there.is_ok() && world.rng.random_bool(0.5) {
+        let name = format!("{}", named.len());
+        world.journal().add_bookmark(&name, count as u64, stamp).unwrap();
+        named.push(count);
+    }
+}
+
+#[test]
+fn what_was_merged_is_what_the_model_says() {
+    each_seed(400_000, 1000, |seed| {
+        let mut world = World::new(seed);
+        let schedule = schedule(&mut world);
+        world.journal().set_schedule(&schedule).unwrap();
+        let mut named = Vec::new();
+        for _ in 0..world.rng.random_range(1..6) {
+            for _ in 0..world.rng.random_range(5..60) {
+                world.step();
+            }
+            bookmark(&mut world, &mut named);
+            let before = world.journal().space();
+            let merged = world.journal().merge(&MergeOptions::default(), &mut |_| {}).unwrap();
+            let after = world.journal().space();
+            assert_eq!(
+                i64::from(before.free) + merged.segments_freed as i64 - merged.segments_written as i64,
+                i64::from(after.free)
+            );
+            let again = world.journal().merge(&MergeOptions::default(), &mut |_| {}).unwrap();
+            assert_eq!(again.steps, 0, "all that was due was done");
+            check_sound(&world, &format!("{schedule}"));
+            check_history(&mut world, &schedule);
+            for count in named.clone() {
+                check_moment(&mut world, Moment::Order(count as u64), count).unwrap();
+            }
+        }
+    });
+}
+
+/// One run of ingest and merging; it ends where the storage crashes. Every answer is *updated*, so that what is not
+/// durable changes nothing about what is.
+fn ingest_and_merge(seed: u64, kind: Kind, crash: Option<usize>) -> (World, usize, bool) {
+    let mut world = World::of_kind(ChaCha8Rng::seed_from_u64(seed), kind);
+    world.certain = true;
+    world.plain = true;
+    if let Some(crash) = crash {
+        world.storage.crash_at(world.storage.operations() + crash);
+    }
+    let mut durable = 0;
+    let mut run = || -> Result<(), Error> {
+        world.journal().set_schedule(&"all:4us,2us:9us,8us:1h".parse().unwrap())?;
+        for round in 0..4 {
+            for _ in 0..12 {
+                world.try_step()?;
+            }
+            world.journal().sync()?;
+            durable = world.writes.len();
+            if round == 1 {
+                let stamp = world.stamp;
+                world.journal().add_bookmark("here", durable as u64, stamp)?;
+            }
+            world.journal().merge(&MergeOptions::default(), &mut |_| {})?;
+        }
+        Ok(())
+    };
+    let whole = run().is_ok();
+    (world, durable, whole)
+}
+
+/// Whatever the crash left: it opens, all that was promised durable is there, and merging goes on.
+fn recover(world: &mut World, image: Vec<u8>, durable: usize, what: &str) {
+    world.storage = Arc::new(FaultyStorage::from_image(image));
+    world.journal = None;
+    let shared: Arc<dyn journal::Storage> = world.storage.clone();
+    let mut journal = Journal::open_on(shared, "recovery").unwrap_or_else(|error| panic!("{what}: {error}"));
+    let end = journal.end().order as usize;
+    assert!(end >= durable, "{what}: {end} of {durable}");
+    for turn in 0..2 {
+        check_sound(world, what);
+        for count in 0..=end {
+            match check_moment(world, Moment::Order(count as u64), count) {
+                Ok(()) => {}
+                Err(Error::Merged { earlier, later, .. }) => {
+                    assert!(earlier < count as u64 && (count as u64) < later, "{what}");
+                    check_moment(world, Moment::Order(earlier), earlier as usize).unwrap();
+                    check_moment(world, Moment::Order(later), later as usize).unwrap();
+                }
+                Err(error) => panic!("{what}: order:{count}: {error}"),
+            }
+        }
+        if turn == 0 {
+            let all = journal.space().free;
+            journal
+                .merge(&MergeOptions::default(), &mut |_| {})
+                .unwrap_or_else(|error| panic!("{what}: {error}"));
+            assert!(journal.space().free + 8 > all, "{what}: segments were lost");
+        }
+    }
+}
+
+#[test]
+fn a_crash_at_any_write_of_merging_loses_nothing() {
+    let seed = world::number("CHRONO_SEED", 77);
+    // All of them: every write torn at every sector, every power failure.
+    let every = world::number("CHRONO_EVERY", 0) > 0;
+    for (which, kind) in [Kind::After, Kind::Before, Kind::Both].into_iter().enumerate() {
+        let (whole, _, done) = ingest_and_merge(seed, kind, None);
+        assert!(done);
+        let operations = whole.storage.operations();
+        println!("{kind}: CHRONO_SEED={seed}, {operations} writes and syncs");
+        let mut luck = ChaCha8Rng::seed_from_u64(seed);
+        let first = if every { 0 } else { luck.random_range(0..5) };
+        for crash in (first..operations).step_by(if every { 1 } else { 5 }) {
+            let (mut world, durable, done) = ingest_and_merge(seed, kind, Some(crash));
+            if done {
+                break;
+            }
+            let crashed = world.storage.clone();
+            let what = format!("seed {seed}, {kind}, killed in operation {crash}");
+            recover(&mut world, crashed.image(), durable, &what);
+            let what = format!("seed {seed}, {kind}, power failed in operation {crash}");
+            recover(&mut world, crashed.image_after_power_failure(&mut luck), durable, &what);
+            let mut sectors = if every { 0 } else { which };
+            while let Some(torn) = crashed.image_torn(sectors) {
+                let what = format!("seed {seed}, {kind}, write {crash} torn after {sectors} sectors");
+                recover(&mut world, torn, durable, &what);
+                sectors += if every { 1 } else { 40 };
+            }
+        }
+    }
+}
+
+/// EIO and ENOSPC at every write and sync of merging: the owner says so, and nothing is lost.
+#[test]
+fn a_failing_write_of_merging_loses_nothing() {
+    let seed = world::number("CHRONO_SEED", 78);
+    for at in 0..400 {
+        let mut world = World::of_kind(ChaCha8Rng::seed_from_u64(seed), Kind::Both);
+        (world.certain, world.plain) = (true, true);
+        world.journal().set_schedule(&"all:4us,2us:1h".parse().unwrap()).unwrap();
+        for _ in 0..40 {
+            world.step();
+        }
+        let durable = world.journal().sync().unwrap().order as usize;
+        let errno = if at % 2 == 0 { 5 } else { 28 };
+        world.storage.fail_at(world.storage.operations() + at, errno);
+        let merged = world.journal().merge(&MergeOptions::default(), &mut |_| {});
+        let Err(error) = merged else {
+            assert!(at > 8, "merging writes more than that");
+            return;
+        };
+        assert!(
+            matches!(&error, Error::Io { source, .. } if source.raw_os_error() == Some(errno)),
+            "{error}"
+        );
+        let image = world.storage.image();
+        recover(&mut world, image, durable, &format!("errno {errno} in operation {at} of merging"));
+    }
+}
+
+/// The owner goes on appending while a step runs beside it.
+#[test]
+fn merging_runs_beside_ingest() {
+    each_seed(500_000, 60, |seed| {
+        let mut world = World::new(seed);
+        let schedule = schedule(&mut world);
+        world.journal().set_schedule(&schedule).unwrap();
+        for _ in 0..4 {
+            for _ in 0..world.rng.random_range(10..80) {
+                world.step();
+            }
+            world.journal().sync().unwrap();
+            let step = world.journal().begin_merge(&MergeOptions::default(), 12).unwrap();
+            let outcome = std::thread::scope(|scope| {
+                let running = scope.spawn(|| step.run());
+                for _ in 0..40 {
+                    world.step();
+                }
+                running.join().unwrap()
+            });
+            world.step();
+            match world.journal().finish_merge(outcome) {
+                // One window may be larger than what the step was given.
+                Ok(_) | Err(Error::MergeRoom { .. }) => {}
+                Err(error) => panic!("{error}"),
+            }
+            world.journal().sync().unwrap();
+            check_sound(&world, "beside ingest");
+            let now = world.stamp;
+            for _ in 0..6 {
+                let count = world.rng.random_range(0..=world.writes.len());
+                match check_moment(&mut world, Moment::Order(count as u64), count) {
+                    Ok(()) | Err(Error::Merged { .. }) => {}
+                    Err(error) => panic!("order:{count}, now {now}: {error}"),
+                }
+            }
+        }
+    });
+}
+
+const FREEING: MergeOptions = MergeOptions { short: false, freeing_only: true, bases: Vec::new() };
+const VOLUME_SECTORS: u64 = 64;
+
+/// Appends writes of eight sectors, each full of its order.
+fn append(journal: &mut Journal, count: u64) -> Result<(), Error> {
+    for _ in 0..count {
+        let end = journal.end();
+        let order = end.order + 1;
+        let mut header = EntryHeader::new(Kind::After);
+        header.timestamp = (1_700_000_000_000_000_000 + order * 1000).into();
+        header.number = order.into();
+        header.sequence = order.into();
+        header.flags = flags::CLOCK_LOCKED.into();
+        header.set_lba(order * 8 % VOLUME_SECTORS);
+        header.sectors = 8.into();
+        header.volume = 0.into();
+        header.set_status(Journaled::Port, Updated::Updated);
+        let payload: Vec<u8> = order.to_le_bytes().repeat(512);
+        header.seal(&payload);
+        let delivered = Delivered { port: 0, timestamp: header.timestamp.get() };
+        journal.append(&[OwnedRecord { header, payload }.as_record()], &[delivered])?;
+    }
+    journal.sync().map(drop)
+}
+
+/// What the volume holds just after an order.
+fn at_order(order: u64) -> Vec<u8> {
+    let mut image = vec![0; VOLUME_SECTORS as usize * 512];
+    for order in 1..=order {
+        let at = (order * 8 % VOLUME_SECTORS) as usize * 512;
+        image[at..at + 4096].copy_from_slice(&order.to_le_bytes().repeat(512));
+    }
+    image
+}
+
+fn make(directory: &Path, bytes: u64) -> (Journal, std::path::PathBuf) {
+    let options = CreateOptions {
+        bytes: Some(bytes),
+        segment_bytes: Some(64 * 1024),
+        volumes: vec![Volume::aoe(0, 1, 0, VOLUME_SECTORS)],
+        ports: vec![Port { port: 0, kind: PortKind::Card, arbiter: 0, name: "port 0".into() }],
+        writer: "merge".into(),
+    };
+    let mut journal = Journal::create(&directory.join("journal"), &options).unwrap();
+    journal.set_schedule(&"all:20us,64us:1h".parse().unwrap()).unwrap();
+    let base = directory.join("base");
+    std::fs::write(&base, vec![0; VOLUME_SECTORS as usize * 512]).unwrap();
+    (journal, base)
+}
+
+/// An image that is open while its writes are merged away goes on being what it is: the segments are pinned. Only
+/// when writes would have to stop it is revoked, and then it says so and never shows anything else.
+#[test]
+fn open_images_are_pinned_and_revoked_before_writes_stop() {
+    let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+    let (mut journal, base) = make(directory.path(), 2 << 20);
+    append(&mut journal, 150).unwrap();
+    let path = directory.path().join("journal");
+    let open = |order| {
+        let reader = JournalReader::open(&path).unwrap();
+        Image::open(reader, "1.0", Moment::Order(order), Backing::Base(&base), false, &mut |_, _| {})
+    };
+    let orders = [17, 65, 101, 102];
+    let images: Vec<Image> = orders.iter().map(|order| open(*order).unwrap()).collect();
+    let merged = journal.merge(&MergeOptions::default(), &mut |_| {}).unwrap();
+    assert!(merged.segments_freed > 4, "{merged:?}");
+    let gone = orders.iter().find(|order| open(**order).is_err());
+    assert!(gone.is_some(), "at least one of them lies inside a window");
+    let free = journal.space().free;
+    let check = |image: &Image, order: u64| -> Result<(), Error> {
+        let mut read = vec![0; VOLUME_SECTORS as usize * 512];
+        image.read_at(&mut read, 0)?;
+        assert!(read == at_order(order), "order:{order}");
+        Ok(())
+    };
+    // Until there is no other room they are what they were, whatever is written and merged meanwhile.
+    let (mut revoked, mut rounds) = (0, 0);
+    while revoked < images.len() && rounds < 400 {
+        rounds += 1;
+        append(&mut journal, 5).unwrap();
+        if rounds % 8 == 0 {
+            journal.merge(&FREEING, &mut |_| {}).unwrap();
+        }
+        revoked = 0;
+        for (image, order) in images.iter().zip(orders) {
+            match check(image, order) {
+                Ok(()) => {}
+                Err(Error::Revoked { .. }) => revoked += 1,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        if rounds < 4 {
+            assert_eq!(revoked, 0, "there is room: {free} segments were free");
+        }
+        if rounds == 4 {
+            // What nobody reads is free at once.
+            assert!(journal.space().free > 0);
+        }
+    }
+    assert_eq!(revoked, images.len(), "writes went on for {rounds} rounds, and the images had to go");
+    drop(images);
+    // The pins went with them.
+    append(&mut journal, 5).unwrap();
+    let end = journal.end().order;
+    let image = open(end).unwrap();
+    check(&image, end).unwrap();
+}
+
+/// A reader that opens while the owner merges and writes finds a whole journal, whichever moment it hits.
+#[test]
+fn readers_open_while_the_owner_merges() {
+    let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+    let (mut journal, base) = make(directory.path(), 8 << 20);
+    append(&mut journal, 40).unwrap();
+    let path = directory.path().join("journal");
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let opened = std::thread::scope(|scope| {
+        let reading = scope.spawn(|| {
+            let mut opened = 0;
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                let reader = JournalReader::open(&path).unwrap();
+                assert_eq!(reader.summary().damage, None);
+                let order = reader.summary().order;
+                let image = Image::open(
+                    reader,
+                    "1.0",
+                    Moment::Order(order),
+                    Backing::Base(&base),
+                    false,
+                    &mut |_, _| {},
+                )
+                .unwrap();
+                let mut read = vec![0; VOLUME_SECTORS as usize * 512];
+                image.read_at(&mut read, 0).unwrap();
+                assert!(read == at_order(order), "order:{order}");
+                opened += 1;
+            }
+            opened
+        });
+        let mut write = || {
+            for _ in 0..300 {
+                append(&mut journal, 7)?;
+                journal.merge(&FREEING, &mut |_| {})?;
+            }
+            Ok::<(), Error>(())
+        };
+        let written = write();
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        let opened = reading.join().unwrap();
+        written.unwrap();
+        opened
+    });
+    assert!(opened > 20, "{opened}");
+}

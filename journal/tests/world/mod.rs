@@ -1,0 +1,355 @@
+//! Random histories of two volumes with everything that belongs to them: journal, bases, primaries, and the naive
+//! model, a list of writes.
+#![allow(dead_code)]
+// A volume's number is the index of several arrays at once.
+#![allow(clippy::needless_range_loop)]
+
+use crate::faulty_storage::FaultyStorage;
+use journal::image::{Backing, Image};
+use journal::{
+    CreateOptions, Delivered, Error, Journal, JournalReader, Moment, OwnedRecord, Port, PortKind, Volume,
+};
+use layout::entry::{flags, Encoding, EntryHeader, Journaled, Kind, Updated};
+use layout::journal_file::technique;
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use std::fs::File;
+use std::io::Write as _;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+pub const SECTORS: [u64; 2] = [96, 64];
+pub const NAMES: [&str; 2] = ["3.0", "3.1"];
+pub const PORTS: u8 = 3;
+
+pub fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+pub fn each_seed(offset: u64, count: u64, test: impl Fn(u64)) {
+    let first = number("CHRONO_SEED", 1 + offset);
+    let count = if std::env::var("CHRONO_SEED").is_ok() { 1 } else { number("CHRONO_SEEDS", count) };
+    println!("CHRONO_SEED={first}, {count} seeds");
+    for seed in first..first + count {
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| test(seed)));
+        if let Err(panic) = result {
+            println!("failed with CHRONO_SEED={seed}");
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+pub struct Write {
+    pub volume: usize,
+    pub lba: u64,
+    pub data: Vec<u8>,
+    pub stamp: u64,
+    pub status: Updated,
+    /// Did primary take it?
+    pub executed: bool,
+}
+
+pub struct World {
+    pub rng: ChaCha8Rng,
+    pub kind: Kind,
+    /// Every answer says what became of the write.
+    pub certain: bool,
+    /// Every write is executed, and every answer says so.
+    pub plain: bool,
+    pub journal: Option<Journal>,
+    pub storage: Arc<FaultyStorage>,
+    pub stamp: u64,
+    pub number: u64,
+    pub sequence: [u64; PORTS as usize],
+    pub bases: [Vec<u8>; 2],
+    /// What primary has now, and the files that have the same.
+    pub primary: [Vec<u8>; 2],
+    pub files: [(PathBuf, File); 2],
+    pub base_files: [PathBuf; 2],
+    /// In order: entry N is at N − 1.
+    pub writes: Vec<Write>,
+    /// Port, arbiter's number, index in `writes`.
+    pub unanswered: Vec<(u8, u64, usize)>,
+    pub _directory: tempfile::TempDir,
+}
+
+impl World {
+    pub fn new(seed: u64) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let kind = *[Kind::After, Kind::Before, Kind::Both].choose(&mut rng).unwrap();
+        Self::of_kind(rng, kind)
+    }
+
+    pub fn of_kind(mut rng: ChaCha8Rng, kind: Kind) -> Self {
+        let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+        let bases = SECTORS.map(|sectors| {
+            let mut base = vec![0u8; sectors as usize * 512];
+            let half = base.len() / 2;
+            rng.fill(&mut base[..half]);
+            base
+        });
+        let path = |name: String| directory.path().join(name);
+        let files = [0, 1].map(|index| {
+            let path = path(format!("primary{index}"));
+            let mut file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+            file.write_all(&bases[index]).unwrap();
+            (path, file)
+        });
+        let base_files = [0, 1].map(|index| {
+            let path = path(format!("base{index}"));
+            std::fs::write(&path, &bases[index]).unwrap();
+            path
+        });
+        let storage = Arc::new(FaultyStorage::new(4 << 20));
+        let technique = match kind {
+            Kind::After => technique::AFTER,
+            Kind::Before => technique::BEFORE,
+            _ => technique::AFTER | technique::BEFORE,
+        };
+        let options = CreateOptions {
+            bytes: None,
+            segment_bytes: Some(64 * 1024),
+            volumes: (0..2)
+                .map(|i| Volume { technique, ..Volume::aoe(i, 3, i as u8, SECTORS[usize::from(i)]) })
+                .collect(),
+            ports: (0..PORTS)
+                .map(|port| Port { port, kind: PortKind::Card, arbiter: 0, name: format!("port {port}") })
+                .collect(),
+            writer: "any moment".into(),
+        };
+        let shared: Arc<dyn journal::Storage> = storage.clone();
+        let journal = Some(Journal::create_on(shared, &options).unwrap());
+        Self {
+            rng,
+            kind,
+            certain: false,
+            plain: false,
+            journal,
+            storage,
+            stamp: 1_700_000_000_000_000_000,
+            number: 0,
+            sequence: [0; PORTS as usize],
+            primary: bases.clone(),
+            bases,
+            files,
+            base_files,
+            writes: Vec::new(),
+            unanswered: Vec::new(),
+            _directory: directory,
+        }
+    }
+
+    pub fn journal(&mut self) -> &mut Journal {
+        self.journal.as_mut().unwrap()
+    }
+
+    pub fn header(&mut self, kind: Kind, port: u8, number: u64) -> EntryHeader {
+        self.stamp += self.rng.random_range(1..3000);
+        let mut header = EntryHeader::new(kind);
+        header.timestamp = self.stamp.into();
+        header.number = number.into();
+        header.port = port;
+        header.sequence = self.sequence[usize::from(port)].into();
+        header.flags = flags::CLOCK_LOCKED.into();
+        self.sequence[usize::from(port)] += 1;
+        header
+    }
+
+    pub fn append(&mut self, header: EntryHeader, payload: Vec<u8>) -> Result<(), Error> {
+        let record = OwnedRecord { header, payload };
+        let delivered: Vec<_> = (0..PORTS).map(|port| Delivered { port, timestamp: self.stamp }).collect();
+        self.journal().append(&[record.as_record()], &delivered).map(drop)
+    }
+
+    /// One write, or one answer, or a moment of the owner's.
+    pub fn step(&mut self) {
+        self.try_step().unwrap();
+    }
+
+    pub fn try_step(&mut self) -> Result<(), Error> {
+        match self.rng.random_range(0..10) {
+            0 => self.journal().flush(),
+            1 => self.journal().sync().map(drop),
+            2..=5 if !self.unanswered.is_empty() => self.try_answer(),
+            _ => self.write(),
+        }
+    }
+
+    fn write(&mut self) -> Result<(), Error> {
+        let volume = self.rng.random_range(0..2);
+        let sectors = self.rng.random_range(1..=17u64);
+        let lba = self.rng.random_range(0..SECTORS[volume] - sectors + 1);
+        let overlaps = |write: &Write| {
+            let end = write.lba + write.data.len() as u64 / 512;
+            write.volume == volume && write.lba < lba + sectors && lba < end
+        };
+        // The interlock: nothing overlaps what has no answer.
+        if self.unanswered.iter().any(|(_, _, index)| overlaps(&self.writes[*index])) {
+            return self.try_answer();
+        }
+        self.number += 1;
+        let port = self.rng.random_range(0..PORTS);
+        let mut header = self.header(self.kind, port, self.number);
+        header.volume = (volume as u16).into();
+        header.sectors = (sectors as u16).into();
+        header.set_lba(lba);
+        header.set_status(Journaled::Port, Updated::Pending);
+        let range = lba as usize * 512..(lba + sectors) as usize * 512;
+        let before = self.primary[volume][range].to_vec();
+        let mut data = vec![0; before.len()];
+        if self.rng.random_bool(0.8) {
+            self.rng.fill(&mut data[..]);
+        }
+        let mut payload = match self.kind {
+            Kind::Before => before.clone(),
+            Kind::After => data.clone(),
+            _ => [before.clone(), data.clone()].concat(),
+        };
+        if payload.iter().all(|byte| *byte == 0) && self.rng.random_bool(0.8) {
+            header.encoding = Encoding::Zero as u8;
+            payload.clear();
+        }
+        header.seal(&payload);
+        self.unanswered.push((port, self.number, self.writes.len()));
+        let (stamp, status, executed) = (self.stamp, Updated::Pending, false);
+        self.writes.push(Write { volume, lba, data, stamp, status, executed });
+        self.append(header, payload)?;
+        if self.kind != Kind::After {
+            // Policy `journal`: durable before it is forwarded.
+            self.journal().sync()?;
+        }
+        // The target may execute it long before it answers.
+        if self.rng.random_bool(0.5) {
+            self.execute(self.writes.len() - 1);
+        }
+        Ok(())
+    }
+
+    pub fn execute(&mut self, index: usize) {
+        let write = &mut self.writes[index];
+        write.executed = true;
+        let at = write.lba as usize * 512;
+        self.primary[write.volume][at..at + write.data.len()].copy_from_slice(&write.data);
+        self.files[write.volume].1.write_all_at(&write.data, at as u64).unwrap();
+    }
+
+    pub fn answer(&mut self) {
+        self.try_answer().unwrap();
+    }
+
+    fn try_answer(&mut self) -> Result<(), Error> {
+        let at = self.rng.random_range(0..self.unanswered.len());
+        let (port, number, index) = self.unanswered.swap_remove(at);
+        let mut header = self.header(Kind::Completion, port, number);
+        let executed = self.writes[index].executed;
+        let status = match self.rng.random_range(0..8) {
+            _ if self.plain => Updated::Updated,
+            0 if !executed => Updated::Refused,
+            1 if !executed => Updated::Cancelled,
+            2 if !self.certain => Updated::Unknown,
+            _ => Updated::Updated,
+        };
+        if !executed && status == Updated::Updated {
+            self.execute(index);
+        }
+        self.writes[index].status = status;
+        header.set_status(Journaled::Pending, status);
+        header.seal(&[]);
+        self.append(header, Vec::new())
+    }
+
+    /// The volume after the first `count` entries, made of those that `counts`.
+    pub fn model(&self, volume: usize, count: usize, counts: impl Fn(&Write) -> bool) -> Vec<u8> {
+        let mut image = self.bases[volume].clone();
+        for write in self.writes[..count].iter().filter(|write| write.volume == volume && counts(write)) {
+            let at = write.lba as usize * 512;
+            image[at..at + write.data.len()].copy_from_slice(&write.data);
+        }
+        image
+    }
+
+    /// What primary had.
+    pub fn truth(&self, volume: usize, count: usize) -> Vec<u8> {
+        self.model(volume, count, |write| write.executed)
+    }
+
+    /// What can be told from after-images.
+    pub fn assumed(&self, volume: usize, count: usize) -> Vec<u8> {
+        self.model(volume, count, |write| !matches!(write.status, Updated::Refused | Updated::Cancelled))
+    }
+
+    pub fn doubtful(&self, volume: usize, count: usize) -> Vec<bool> {
+        let mut doubtful = vec![false; SECTORS[volume] as usize];
+        for write in self.writes[..count].iter().filter(|write| write.volume == volume) {
+            let sectors = write.lba as usize..write.lba as usize + write.data.len() / 512;
+            match write.status {
+                Updated::Refused | Updated::Cancelled => {}
+                status => doubtful[sectors].fill(status != Updated::Updated),
+            }
+        }
+        doubtful
+    }
+
+    pub fn open(&self, volume: usize, at: Moment, over_primary: bool) -> Result<Image, Error> {
+        let shared: Arc<dyn journal::Storage> = self.storage.clone();
+        let reader = JournalReader::open_on(shared)?;
+        let backing = match over_primary {
+            true => Backing::Primary(&self.files[volume].0),
+            false => Backing::Base(&self.base_files[volume]),
+        };
+        Image::open(reader, NAMES[volume], at, backing, false, &mut |_, _| {})
+    }
+
+    /// A way to name the moment after `count` entries.
+    pub fn moment(&mut self, count: usize) -> Moment {
+        match self.rng.random_range(0..3) {
+            0 if count > 0 => {
+                let next = self.writes.get(count).map_or(self.stamp + 1, |write| write.stamp);
+                Moment::Timestamp(self.rng.random_range(self.writes[count - 1].stamp..next))
+            }
+            1 if count == self.writes.len() => Moment::End,
+            _ => Moment::Order(count as u64),
+        }
+    }
+
+    pub fn check(&mut self, image: &Image, expected: &[u8]) {
+        assert_eq!(image.bytes(), expected.len() as u64);
+        let mut read = vec![0xEE; expected.len()];
+        image.read_at(&mut read, 0).unwrap();
+        if let Some(at) = (0..read.len()).find(|at| read[*at] != expected[*at]) {
+            tell(self, usize::from(image.volume().index), at as u64 / 512);
+            panic!(
+                "{:?}: byte {at} (sector {}) of volume {} differs at order:{}",
+                self.kind,
+                at / 512,
+                image.volume().index,
+                image.facts().order
+            );
+        }
+        for _ in 0..4 {
+            let from = self.rng.random_range(0..expected.len());
+            let to = self.rng.random_range(from..=expected.len());
+            let mut part = vec![0xEE; to - from];
+            image.read_at(&mut part, from as u64).unwrap();
+            assert!(part == expected[from..to], "{from}..{to}");
+        }
+    }
+}
+
+/// Prints the history of a sector.
+pub fn tell(world: &World, volume: usize, sector: u64) {
+    for (index, write) in world.writes.iter().enumerate() {
+        if write.volume == volume && (write.lba..write.lba + write.data.len() as u64 / 512).contains(&sector)
+        {
+            println!(
+                "order:{} stamp {} {:?} executed {}",
+                index + 1,
+                write.stamp,
+                write.status,
+                write.executed
+            );
+        }
+    }
+}

@@ -1,7 +1,7 @@
 //! The command line, and the help that teaches it.
 
 use crate::error::Error;
-use crate::{base, bookmark, diff, image, resync, size};
+use crate::{base, bookmark, daemon, diff, image, resync, size, status};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use journal::image::Backing;
 use journal::{JournalReader, Moment, When};
@@ -40,6 +40,13 @@ pub enum Command {
     /// Frames that targets sent are ignored, idle time is skipped, and a write enters only when the answers
     /// that its source had when it sent the write have come, so that every order that mattered is kept.
     Replay(Replay),
+    /// Hold a journal, ingest, and serve the commands that need its owner
+    ///
+    /// While it runs, `bookmark`, `resync`, `restore --in-place`, `restore --undo` and `replay` work through it,
+    /// over a Unix socket; what only reads works beside it, as always.
+    Daemon(daemon::Daemon),
+    /// How a journal is, and what its daemon is doing
+    Status(status::StatusOf),
     /// List the entries of a journal
     Log(Log),
     /// Prove a journal: read everything, trust nothing
@@ -123,6 +130,19 @@ pub struct Replay {
     /// Print the result as one JSON object
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    pub owner: OwnerArguments,
+}
+
+/// How a daemon that holds the journal is asked; without one a command opens the journal itself.
+#[derive(Clone, Debug, Default, Args)]
+pub struct OwnerArguments {
+    /// Control socket of the daemon that holds the journal; JOURNAL.sock if not given
+    #[arg(long, value_name = "SOCKET")]
+    pub control: Option<PathBuf>,
+    /// Wait until what the daemon is doing has ended, where this can't be done beside it
+    #[arg(long)]
+    pub wait: bool,
 }
 
 const REPLAY_EXAMPLES: &str = "\
@@ -261,6 +281,8 @@ pub struct Restore {
     /// Print the result as one JSON object
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    pub owner: OwnerArguments,
 }
 
 /// What a volume's image is made from.

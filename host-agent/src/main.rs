@@ -1,13 +1,14 @@
 //! `host-agent`: Chronoswitch's command line.
 //!
-//! One file per command: [`replay`], [`log`], [`verify`], [`restore`], [`image`], [`diff`], [`bookmark`],
-//! [`base`], [`resync`], [`size`]. Data go to standard output,
+//! One file per command: [`replay`], [`daemon`], [`status`], [`log`], [`verify`], [`restore`], [`image`], [`diff`],
+//! [`bookmark`], [`base`], [`resync`], [`size`]. Data go to standard output,
 //! everything else to standard error. Exit code 0: fine; 1: what was asked failed; 2: misuse.
 
 mod arguments;
 mod base;
 mod bookmark;
 mod capture;
+mod daemon;
 mod diff;
 mod error;
 mod image;
@@ -18,6 +19,7 @@ mod replay;
 mod restore;
 mod resync;
 mod size;
+mod status;
 mod verify;
 
 use arguments::{Arguments, Command};
@@ -29,6 +31,8 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match &arguments.command {
         Command::Replay(replay) => replay::run(replay),
+        Command::Daemon(daemon) => daemon::run(daemon),
+        Command::Status(status) => status::run(status),
         Command::Log(log) => log::run(log),
         Command::Verify(verify) => verify::run(verify),
         Command::Restore(restore) => restore::run(restore),

@@ -2,20 +2,34 @@
 
 use crate::error::Error;
 use serde::Serialize;
-use std::io::{BufWriter, StdoutLock, Write};
+use std::io::{BufWriter, Write};
 
-/// Standard output, buffered. Call [`Output::finish`] at the end: an error there counts.
-pub struct Output(BufWriter<StdoutLock<'static>>);
+/// Standard output, buffered, and the notes that go beside it. Call [`Output::finish`] at the end: an error there
+/// counts.
+pub struct Output {
+    lines: BufWriter<Box<dyn Write>>,
+    notes: Box<dyn FnMut(&str)>,
+}
 
 impl Output {
-    /// Takes standard output.
+    /// Standard output, and notes to standard error.
     pub fn new() -> Self {
-        Self(BufWriter::new(std::io::stdout().lock()))
+        Self::to(std::io::stdout(), |note| eprintln!("{note}"))
+    }
+
+    /// Somewhere else: a daemon works for a command that runs elsewhere.
+    pub fn to(lines: impl Write + 'static, notes: impl FnMut(&str) + 'static) -> Self {
+        Self { lines: BufWriter::new(Box::new(lines)), notes: Box::new(notes) }
     }
 
     /// Writes a line.
     pub fn line(&mut self, line: impl std::fmt::Display) -> Result<(), Error> {
-        writeln!(self.0, "{line}").map_err(Error::output)
+        writeln!(self.lines, "{line}").map_err(Error::output)
+    }
+
+    /// Says something that isn't what was asked for.
+    pub fn note(&mut self, note: impl std::fmt::Display) {
+        (self.notes)(&note.to_string());
     }
 
     /// Writes one JSON object on a line of its own.
@@ -32,7 +46,7 @@ impl Output {
 
     /// Writes what is buffered, so that a reader sees it now.
     pub fn flush(&mut self) -> Result<(), Error> {
-        self.0.flush().map_err(Error::output)
+        self.lines.flush().map_err(Error::output)
     }
 }
 

@@ -1,11 +1,13 @@
 //! `host-agent resync`: after an unclean stop, journals what primary has and the journal doesn't know of.
 
+use crate::arguments::OwnerArguments;
+use crate::daemon::{self, absolute_name, Reached, ResyncResult};
 use crate::error::Error;
 use crate::output::{bytes, count, Output};
 use crate::progress::{bar, Unit};
 use clap::Args;
 use journal::resync::{compare, Resynced};
-use journal::{Journal, JournalReader};
+use journal::JournalReader;
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -31,6 +33,8 @@ pub struct Resync {
     /// Print the result as one JSON object
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    pub owner: OwnerArguments,
 }
 
 const EXAMPLES: &str = "\
@@ -52,26 +56,33 @@ struct Printed<'a> {
     dry_run: bool,
 }
 
+const WRITER: &str = concat!("host-agent ", env!("CARGO_PKG_VERSION"), " resync");
+
 /// Runs the command.
 pub fn run(arguments: &Resync) -> Result<(), Error> {
-    let Resync { journal, volume, primary, base, dry_run, json } = arguments;
+    let Resync { journal, volume, primary, base, dry_run, json, owner } = arguments;
     let progress = bar("comparing", Unit::Bytes);
     let mut show = |done, total| {
         progress.set_length(total);
         progress.set_position(done);
     };
     let resynced = match dry_run {
-        true => compare(JournalReader::open(journal)?, volume, primary, base, &mut show),
+        true => compare(JournalReader::open(journal)?, volume, primary, base, &mut show).map_err(Error::from),
         false => {
             // What can't be meant is refused before the journal is opened for writing.
             JournalReader::open(journal)?.tables().volume(volume)?;
-            let mut owned = Journal::open_ports_closed(
-                journal,
-                concat!("host-agent ", env!("CARGO_PKG_VERSION"), " resync"),
-            )?;
-            let done = owned.resync(volume, primary, base, &mut show);
-            // In order or not: what a resync that failed has journaled is true, and closes nothing.
-            done.and_then(|resynced| owned.close().map(|_| resynced))
+            match daemon::reach(journal, owner, WRITER)? {
+                Reached::Own(mut owned) => {
+                    let done = owned.resync(volume, primary, base, &mut show);
+                    // In order or not: what a resync that failed has journaled is true, and closes nothing.
+                    Ok(done.and_then(|resynced| owned.close().map(|_| resynced))?)
+                }
+                Reached::Daemon(mut asking) => {
+                    let (primary, base) = (absolute_name(primary)?, absolute_name(base)?);
+                    let command = daemon::Command::Resync { volume: volume.clone(), primary, base };
+                    asking.ask(command, &progress).map(|ResyncResult(resynced)| resynced)
+                }
+            }
         }
     };
     progress.finish_and_clear();

@@ -149,12 +149,14 @@ impl Journal {
             roll: None,
             ports_closed: false,
             stopped: false,
+            lent: 0,
+            kept_for_merging: 0,
         };
         // Everything that was found was synced before it was read.
         journal.durable_batch = journal.chain.batch;
         if let Some(previous_digest) = found.next_after {
-            journal.revoke_if_short(Claim::Settling);
-            let (slot, sequence) = (journal.next_free(Claim::Settling, 0)?, journal.segment.sequence() + 1);
+            journal.revoke_if_short(Claim::Session);
+            let (slot, sequence) = (journal.next_free(Claim::Session, 0)?, journal.segment.sequence() + 1);
             journal.take_segment(slot, sequence, previous_digest)?;
         }
         Ok(journal)
@@ -188,7 +190,7 @@ impl Journal {
             writer: name,
             reserved: [0; 32],
         };
-        self.room_for_bare_batch()?;
+        self.room_for_session()?;
         let pending = if self.chain.gap_pending { batch_flags::GAP_PENDING } else { 0 };
         self.write_batch(batch_flags::SESSION_START | pending, Some(start))?;
         self.commit()?;

@@ -175,7 +175,7 @@ impl FileStorage {
     }
 
     /// Who holds the lock, from the kernel's list: "3: FLOCK  ADVISORY  WRITE 5037 fd:01:1835015 0 EOF".
-    fn lock_owner(&self) -> Option<u32> {
+    pub fn lock_owner(&self) -> Option<u32> {
         let inode = self.file.metadata().ok()?.ino().to_string();
         let locks = std::fs::read_to_string("/proc/locks").ok()?;
         locks.lines().find_map(|line| {

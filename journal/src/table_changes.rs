@@ -100,7 +100,8 @@ impl Journal {
         let bytes = self.head.encode_tables(&tables, self.head.table_generation + 1)?;
         // The seal of the segment that is being filled holds a copy: it has to have room for it.
         self.flush()?;
-        if !self.fits(0, 0, bytes.len()) {
+        // And the session has to be able to end in it.
+        if !self.fits(self.bare_batch_bytes(), 0, bytes.len()) {
             self.next_segment(Claim::Settling, 0)?;
         }
         // What was sealed with the old tables has to be durable before larger ones are: a seal that a

@@ -106,6 +106,8 @@ pub struct Space {
     pub free: u32,
     /// Of those, segments that entries may not take.
     pub reserved: u32,
+    /// Segments that merging may always have: part of the reserved ones.
+    pub for_merging: u32,
     /// Bytes left in the segment that is being filled.
     pub open_bytes: u64,
 }
@@ -137,6 +139,10 @@ pub struct Journal {
     pub(crate) ports_closed: bool,
     /// A write or sync failed: what is on the disk is not known.
     pub(crate) stopped: bool,
+    /// Segments that a step of merging has, which is under way.
+    pub(crate) lent: u32,
+    /// See [`Journal::keep_for_merging`].
+    pub(crate) kept_for_merging: u32,
 }
 
 /// A commit under way: see [`Journal::begin_commit`].
@@ -195,8 +201,10 @@ impl Chain {
 pub(crate) enum Claim {
     /// Entries: none.
     Entry,
-    /// Completions, gaps, ends of sessions: those reserved for them.
+    /// Completions, gaps, names: those reserved for them.
     Settling,
+    /// Beginnings and ends of sessions: all but those that merging needs to make room again.
+    Session,
 }
 
 impl Journal {
@@ -208,6 +216,18 @@ impl Journal {
     /// Volumes, ports and sources.
     pub fn tables(&self) -> &Tables {
         &self.head.tables
+    }
+
+    /// Where it lies, and with it the owner's lock: whoever keeps this can end a session and begin the next,
+    /// and nobody else becomes the owner in between.
+    pub fn storage(&self) -> Arc<dyn Storage> {
+        Arc::clone(&self.storage)
+    }
+
+    /// The ports' delivered watermarks.
+    pub fn delivered(&self) -> Vec<Delivered> {
+        let states = self.chain.ports.values();
+        states.map(|state| Delivered { port: state.port, timestamp: state.delivered.get() }).collect()
     }
 
     /// Appends records, which must be in stamp order, and the ports' delivered watermarks after them
@@ -293,6 +313,7 @@ impl Journal {
         claim: Claim,
         taken: usize,
     ) -> Result<(), Error> {
+        self.check_reserve(claim, taken)?;
         let ports = self.chain.ports.len();
         let with = |journal: &Self| journal.gather.bytes_with(kind, payload_bytes, ports);
         let more = |journal: &Self| journal.gather.descriptors().len() + 1;
@@ -306,6 +327,19 @@ impl Journal {
         self.next_segment(claim, taken)?;
         assert!(self.fits(with(self), 1, self.table_bytes.len()), "an empty segment takes any record");
         Ok(())
+    }
+
+    /// What was taken out of the reserve of others stays theirs: in a segment that a completion took, no entry goes
+    /// on, or a journal that is full would use up what is kept for answers and for ends of sessions.
+    fn check_reserve(&mut self, claim: Claim, taken: usize) -> Result<(), Error> {
+        if self.free.len() as u32 >= self.reserved(claim) {
+            return Ok(());
+        }
+        self.revoke_if_short(claim);
+        match self.free.len() as u32 >= self.reserved(claim) {
+            true => Ok(()),
+            false => Err(self.full(claim, taken)),
+        }
     }
 
     /// Would a batch of `bytes` with `descriptors` leave room for the seal?
@@ -404,13 +438,33 @@ impl Journal {
         }
     }
 
+    /// Bytes of a batch without records.
+    pub(crate) fn bare_batch_bytes(&self) -> u64 {
+        head_bytes(true, self.chain.ports.len(), 0, 0).next_multiple_of(BLOCK_BYTES) as u64
+    }
+
     /// Makes room for a batch without records.
     pub(crate) fn room_for_bare_batch(&mut self) -> Result<(), Error> {
-        let head = head_bytes(true, self.chain.ports.len(), 0, 0).next_multiple_of(BLOCK_BYTES) as u64;
-        if self.fits(head, 0, self.table_bytes.len()) {
+        if self.fits(self.bare_batch_bytes(), 0, self.table_bytes.len()) {
             return Ok(());
         }
-        self.next_segment(Claim::Settling, 0)
+        self.next_segment(Claim::Session, 0)
+    }
+
+    /// Makes room for the beginning of a session. None is begun that couldn't be ended.
+    pub(crate) fn room_for_session(&mut self) -> Result<(), Error> {
+        self.room_for_bare_batch()?;
+        if self.fits(2 * self.bare_batch_bytes(), 0, self.table_bytes.len()) {
+            return Ok(());
+        }
+        self.revoke_if_short(Claim::Session);
+        self.next_free(Claim::Session, 0).map(drop)
+    }
+
+    /// From here on entries leave so many segments to merging; as many as the journal was made with, at least. In
+    /// little room a step takes in less than a segment, and frees none.
+    pub fn keep_for_merging(&mut self, segments: u32) {
+        self.kept_for_merging = segments;
     }
 
     /// Seals the segment and takes the next. Nothing is made durable here: if a crash loses the seal
@@ -466,25 +520,35 @@ impl Journal {
     /// The free segment to take next: in the order of the file, so that a device sees a sequential stream.
     pub(crate) fn next_free(&self, claim: Claim, taken: usize) -> Result<u32, Error> {
         if self.free.len() as u32 <= self.reserved(claim) {
-            return Err(Error::Full {
-                file: self.storage.name().to_owned(),
-                free: self.free.len() as u32,
-                total: self.head.geometry.segment_count,
-                reserved: self.reserved(claim),
-                appended: taken,
-            });
+            return Err(self.full(claim, taken));
         }
         let here = self.segment.place.slot;
         let at = self.free.partition_point(|slot| *slot <= here) % self.free.len();
         Ok(self.free[at])
     }
 
+    fn full(&self, claim: Claim, taken: usize) -> Error {
+        Error::Full {
+            file: self.storage.name().to_owned(),
+            free: self.free.len() as u32,
+            total: self.head.geometry.segment_count,
+            reserved: self.reserved(claim),
+            appended: taken,
+        }
+    }
+
+    /// Free segments that are kept for others.
     fn reserved(&self, claim: Claim) -> u32 {
         let g = &self.head.geometry;
-        let others = g.reserved_merge + g.reserved_rollback;
+        // What merging has it need not be kept.
+        let merging = |kept: u32| kept.saturating_sub(self.lent);
         match claim {
-            Claim::Entry => others + g.reserved_completions,
-            Claim::Settling => others,
+            Claim::Entry => {
+                let kept = g.reserved_merge.max(self.kept_for_merging);
+                merging(kept) + g.reserved_rollback + g.reserved_completions
+            }
+            Claim::Settling => merging(g.reserved_merge) + g.reserved_rollback,
+            Claim::Session => merging(g.reserved_merge),
         }
     }
 
@@ -614,6 +678,7 @@ impl Journal {
             segments: self.head.geometry.segment_count,
             free,
             reserved: self.reserved(Claim::Entry).min(free),
+            for_merging: self.head.geometry.reserved_merge.max(self.kept_for_merging),
             open_bytes: self.head.geometry.segment_bytes.saturating_sub(used),
         }
     }

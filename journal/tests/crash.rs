@@ -242,3 +242,56 @@ fn a_full_journal_takes_nothing_more_and_stays_whole() {
     assert_sound(&storage, "full");
     assert_eq!(headers(&storage), taken.iter().map(|record| record.header).collect::<Vec<_>>());
 }
+
+/// Answers, names and sessions live from what is kept for them, and entries don't take it away.
+#[test]
+fn a_full_journal_can_be_opened_and_ended_again_and_again() {
+    let mut workload = Workload::new(seed(26));
+    let storage = Arc::new(FaultyStorage::new(BYTES));
+    let mut journal = Journal::create_on(storage.clone(), &options(BYTES as u64)).unwrap();
+    let mut refused = None;
+    let mut fill = |journal: &mut Journal, at_least: usize| -> usize {
+        let mut entries = 0;
+        loop {
+            let next = refused.take().unwrap_or_else(|| workload.next());
+            let is_entry = next.header.kind == Kind::After as u8;
+            match journal.append(&[next.as_record()], &[]) {
+                Ok(_) => entries += usize::from(is_entry),
+                Err(Error::Full { .. }) if is_entry => {
+                    refused = Some(next);
+                    break;
+                }
+                Err(error) => panic!("{error}, after {entries} entries"),
+            }
+        }
+        assert!(entries >= at_least);
+        entries
+    };
+    fill(&mut journal, 10);
+    journal.close().unwrap();
+    // As soon as the segment is full that was open, a session takes one that is kept, and no entry goes on there.
+    let (mut sessions, mut more) = (0, 0);
+    let error = loop {
+        match Journal::open_on(storage.clone(), "again") {
+            Ok(mut journal) => {
+                let name = format!("bookmark {sessions}");
+                let end = journal.end();
+                // The tables grow too, and their copy in the seal with them.
+                if sessions < 5 {
+                    journal.add_bookmark(&name, end.order, end.timestamp).unwrap();
+                }
+                more += fill(&mut journal, 0);
+                journal.close().unwrap();
+                sessions += 1;
+            }
+            Err(error) => break error,
+        }
+        assert!(sessions < 1000);
+    };
+    println!("{sessions} sessions on a full journal, {more} entries in them");
+    assert!(matches!(error, Error::Full { .. }), "{error}");
+    assert!(sessions >= 8 && more < 10, "{sessions} sessions, {more} entries");
+    // Refused before anything was begun: what was last ended in order still is.
+    assert_sound(&storage, "after many sessions");
+    assert!(JournalReader::open_on(storage).unwrap().summary().ended);
+}

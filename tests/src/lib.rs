@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod capture;
+pub mod daemon;
 pub mod images;
 pub mod model;
 pub mod served;

@@ -10,12 +10,16 @@
 //! | `software` | the switch in software as an engine: simulated time, wires, target |
 //! | `run` | the loop: offer, let something happen, take answers and records |
 //! | `recorder` | records → order → journal → durable |
+//! | `backlog` | records that the journal has no room for |
+//! | `ledger` | the journal, its own or a daemon's |
 //! | `report` | what came of it |
 
+mod backlog;
 mod card;
 mod engine;
 mod events;
 mod flight;
+mod ledger;
 mod primary;
 mod recorder;
 mod report;
@@ -23,6 +27,7 @@ mod run;
 mod software;
 
 use crate::arguments::{EngineKind, ImagesKind, Replay};
+use crate::daemon;
 use crate::error::Error;
 use crate::output::{count, Output};
 use crate::progress::{bar, Unit};
@@ -31,17 +36,20 @@ use ::engine::switch::Images;
 use card::CardEngine;
 use events::Events;
 use flight::{Flight, Limits, Served};
-use journal::{CreateOptions, Journal, JournalReader, Port, PortKind, PreviousEnd, Tables};
-use primary::Primary;
+use indicatif::ProgressBar;
+use journal::{CreateOptions, Journal, JournalReader, Port, PortKind, PreviousEnd, Tables, Volume};
+pub use ledger::Ledger;
+pub use primary::Primary;
 use recorder::Recorder;
 use run::Run;
 use sim::target::VbladeModel;
 use software::SoftwareEngine;
 use std::collections::HashSet;
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Name and version, for the journal's session record.
-const WRITER: &str = concat!("host-agent replay ", env!("CARGO_PKG_VERSION"));
+pub const WRITER: &str = concat!("host-agent replay ", env!("CARGO_PKG_VERSION"));
 /// Bytes of a port's store-and-forward buffer in the standard configuration (`hdl::card`), less a
 /// margin for the word that is being read and the frame that is being checked.
 const PORT_BUFFER_BYTES: usize = 16 * 1024 - 64;
@@ -64,22 +72,34 @@ pub struct Beginning {
 
 /// Runs the command.
 pub fn run(arguments: &Replay) -> Result<(), Error> {
+    let mut output = Output::new();
+    let bar = bar("replaying", Unit::Of("frames"));
+    let own = |primaries: &[Primary], output: &mut Output| -> Result<Box<dyn Ledger>, Error> {
+        Ok(Box::new(open_journal(arguments, primaries, output)?))
+    };
+    match into(arguments, own, bar, &mut output) {
+        Err(Error::Journal(locked @ journal::Error::Locked { .. })) => daemon::replay(arguments, locked),
+        result => result,
+    }
+}
+
+/// Replays into the journal that `open` gives for the images.
+pub fn into(
+    arguments: &Replay,
+    open: impl FnOnce(&[Primary], &mut Output) -> Result<Box<dyn Ledger>, Error>,
+    bar: ProgressBar,
+    output: &mut Output,
+) -> Result<(), Error> {
     check_ports(arguments)?;
     check_engine(arguments)?;
-    let images = match arguments.images {
-        ImagesKind::After => Images::After,
-        ImagesKind::Before => Images::Before,
-        ImagesKind::Both => Images::Both,
-    };
+    let images = images(arguments);
     // Everything that is read is looked at before anything is written.
-    let bar = bar("replaying", Unit::Of("frames"));
     let survey = events::survey(&arguments.capture, |frames| bar.inc_length(frames))?;
     bar.set_length(survey.frames.iter().sum());
     let primaries = primary::open(&arguments.primary)?;
-    let journal = open_journal(arguments, &primaries, images)?;
-    let table = primary::card_table(&journal.tables().volumes)?;
-    let mut output = Output::new();
-    let beginning = beginning(&journal);
+    let ledger = open(&primaries, output)?;
+    let table = primary::card_table(&ledger.tables().volumes)?;
+    let beginning = beginning(&*ledger);
     let served = primaries.iter().map(Primary::served).collect::<Result<Vec<_>, _>>()?;
     let target = VbladeModel::new(served).with_answer_cycles(arguments.answer_after);
     let limits = Limits {
@@ -92,11 +112,11 @@ pub fn run(arguments: &Replay) -> Result<(), Error> {
     let served = primaries.iter().map(|p| Served { shelf: p.shelf, slot: p.slot, sectors: p.sectors });
     let run = Run {
         flight: Flight::new(PORTS, limits, rules, served.collect(), images),
-        recorder: Recorder::new(journal, PORTS),
+        recorder: Recorder::new(ledger, PORTS),
         events: Events::new(&arguments.capture, &survey)?,
         arguments,
         bar,
-        output: &mut output,
+        output,
         totals: Default::default(),
     };
     let result = match arguments.engine {
@@ -110,8 +130,8 @@ pub fn run(arguments: &Replay) -> Result<(), Error> {
     for primary in &primaries {
         primary.file.sync_all().map_err(|e| Error::io(primary.name.as_ref(), "making it durable", e))?;
     }
-    report::print(arguments, &result, &mut output)?;
-    output.finish()
+    report::print(arguments, &result, output)?;
+    output.flush()
 }
 
 fn check_ports(arguments: &Replay) -> Result<(), Error> {
@@ -135,19 +155,38 @@ fn check_engine(arguments: &Replay) -> Result<(), Error> {
     }
 }
 
-fn open_journal(arguments: &Replay, primaries: &[Primary], images: Images) -> Result<Journal, Error> {
+fn images(arguments: &Replay) -> Images {
+    match arguments.images {
+        ImagesKind::After => Images::After,
+        ImagesKind::Before => Images::Before,
+        ImagesKind::Both => Images::Both,
+    }
+}
+
+/// The engine's ports, as the journal knows them.
+pub fn ports(arguments: &Replay) -> Vec<Port> {
     let (kind, name) = match arguments.engine {
         EngineKind::Card => (PortKind::Card, "simulated card"),
         EngineKind::Soft => (PortKind::Software, "software engine"),
     };
     let port = |port| Port { port, kind, arbiter: ARBITER, name: format!("{name}, port {port}") };
-    let ports: Vec<Port> = (0..PORTS).map(|index| port(index as u8)).collect();
+    (0..PORTS).map(|index| port(index as u8)).collect()
+}
+
+/// The journal's volumes for this replay, if it can go into a journal that has `tables`.
+pub fn volumes(arguments: &Replay, primaries: &[Primary], tables: &Tables) -> Result<Vec<Volume>, Error> {
+    let volumes = primary::volumes(primaries, tables, images(arguments))?;
+    primary::card_table(&volumes)?;
+    Ok(volumes)
+}
+
+fn open_journal(arguments: &Replay, primaries: &[Primary], output: &mut Output) -> Result<Journal, Error> {
     if arguments.create {
         let options = CreateOptions {
             bytes: Some(arguments.size.0),
             segment_bytes: None,
-            volumes: primary::volumes(primaries, &Tables::default(), images)?,
-            ports,
+            volumes: volumes(arguments, primaries, &Tables::default())?,
+            ports: ports(arguments),
             writer: WRITER.into(),
         };
         return Journal::create(&arguments.journal, &options).map_err(|error| match error {
@@ -157,7 +196,7 @@ fn open_journal(arguments: &Replay, primaries: &[Primary], images: Images) -> Re
     }
     // Looked at first: opening begins a session, and one that doesn't end in order leaves a gap.
     if let Ok(reader) = JournalReader::open(&arguments.journal) {
-        primary::card_table(&primary::volumes(primaries, reader.tables(), images)?)?;
+        volumes(arguments, primaries, reader.tables())?;
     }
     let mut journal = Journal::open(&arguments.journal, WRITER).map_err(|error| match &error {
         journal::Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
@@ -165,45 +204,46 @@ fn open_journal(arguments: &Replay, primaries: &[Primary], images: Images) -> Re
         }
         _ => error.into(),
     })?;
-    tell_what_was_found(arguments, &journal);
-    let volumes = primary::volumes(primaries, journal.tables(), images)?;
+    tell_what_was_found(&arguments.journal, &journal, output);
+    let volumes = volumes(arguments, primaries, journal.tables())?;
     journal.set_volumes(&volumes)?;
-    journal.set_ports(&ports)?;
+    journal.set_ports(&ports(arguments))?;
     Ok(journal)
 }
 
 /// What opening found and did goes to the one who has to know: nothing of it is an error.
-fn tell_what_was_found(arguments: &Replay, journal: &Journal) {
-    let name = arguments.journal.display();
+pub fn tell_what_was_found(name: &Path, journal: &Journal, output: &mut Output) {
+    let name = name.display();
     let opened = journal.opened();
     let end = journal.end();
-    eprintln!("{name}: session {} goes on after {}", opened.session, count(end.order, "entry", "entries"));
+    let entries = count(end.order, "entry", "entries");
+    output.note(format!("{name}: session {} goes on after {entries}", opened.session));
     if let Some(cut) = opened.cut {
-        eprintln!(
+        output.note(format!(
             "{name}: cut off a torn tail of {} bytes at offset {}; nothing of it had been reported durable",
             cut.bytes, cut.offset
-        );
+        ));
     }
     for repaired in &opened.repaired {
-        eprintln!("{name}: repaired from an intact copy: {repaired}");
+        output.note(format!("{name}: repaired from an intact copy: {repaired}"));
     }
     if opened.previous == PreviousEnd::Unclean {
-        eprintln!(
+        output.note(format!(
             "{name}: the last session did not end in order. Primary may be ahead of the journal, so moments \
              from here on are made only with --allow-gaps"
-        );
+        ));
     }
 }
 
 /// The floors are the journal's end, and the time of day is the host's, or just above the end where the host's
 /// clock is behind.
-fn beginning(journal: &Journal) -> Beginning {
+fn beginning(ledger: &dyn Ledger) -> Beginning {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64);
-    let end = journal.end();
+    let end = ledger.end();
     let of_arbiter = end.arbiters.iter().find(|arbiter| arbiter.arbiter == ARBITER);
     let stamp_floor = of_arbiter.map_or(0, |arbiter| arbiter.timestamp).max(end.timestamp);
     Beginning {
-        session: journal.opened().session,
+        session: ledger.opened().session,
         time: now.max(stamp_floor.saturating_add(1)),
         stamp_floor,
         number_floor: of_arbiter.map_or(0, |arbiter| arbiter.number),

@@ -1,12 +1,14 @@
 //! From the ports' rings into the journal: order, append, make durable, report back.
 
+use super::backlog::Backlog;
 use super::engine::Rings;
 use super::flight::Flight;
+use super::ledger::Ledger;
 use crate::error::Error;
 use driver::Completions;
 use journal::order::{Order, OrderError};
-use journal::{takes_order, Journal, OwnedRecord, Record, Source, SourceIdentity};
-use layout::entry::NO_INDEX;
+use journal::{takes_order, OwnedRecord, Source, SourceIdentity};
+use layout::entry::{EntryHeader, NO_INDEX};
 use std::collections::HashSet;
 use std::time::Duration;
 
@@ -28,8 +30,9 @@ pub struct DurableNow {
 
 /// Takes records out of the rings into the journal.
 pub struct Recorder {
-    journal: Journal,
+    journal: Box<dyn Ledger>,
     order: Order<OwnedRecord>,
+    backlog: Backlog,
     completions: Completions,
     noted: HashSet<(u8, u16)>,
     /// Order of the journal's last entry when the replay began.
@@ -46,11 +49,12 @@ pub struct Recorder {
 
 impl Recorder {
     /// Appends to `journal` what `ports` ports deliver.
-    pub fn new(journal: Journal, ports: usize) -> Self {
+    pub fn new(journal: Box<dyn Ledger>, ports: usize) -> Self {
         let first_order = journal.end().order;
         Self {
             journal,
             order: Order::new((0..ports).map(|port| port as u8), WAITING_BYTES),
+            backlog: Backlog::default(),
             completions: Completions::new(ports),
             noted: HashSet::new(),
             first_order,
@@ -64,8 +68,9 @@ impl Recorder {
         }
     }
 
-    /// Takes everything that the ports have delivered.
+    /// Takes everything that the ports have delivered. Waits while the journal has no room for what was taken before.
     pub fn take<R: Rings>(&mut self, rings: &mut R, flight: &mut Flight) -> Result<(), Error> {
+        self.wait_for_room()?;
         rings.poll()?;
         for port in 0..rings.ports() {
             let records = self.take_port(rings, port, flight)?;
@@ -73,18 +78,28 @@ impl Recorder {
         }
         let ready = self.order.drain_ready();
         self.note_sources(rings, &ready)?;
-        let records: Vec<Record<'_>> = ready.iter().map(OwnedRecord::as_record).collect();
-        self.journal.append(&records, &self.order.delivered()).map_err(explained)?;
-        for record in &ready {
-            self.uncommitted_bytes += record.header.record_bytes();
-            if is_entry(record) {
+        let appended = self.backlog.append(&mut *self.journal, ready, &self.order.delivered())?;
+        self.count(&appended);
+        Ok(())
+    }
+
+    fn wait_for_room(&mut self) -> Result<(), Error> {
+        let appended = self.backlog.wait_for_room(&mut *self.journal, &self.order.delivered())?;
+        self.count(&appended);
+        Ok(())
+    }
+
+    /// These have reached the journal.
+    fn count(&mut self, appended: &[EntryHeader]) {
+        for header in appended {
+            self.uncommitted_bytes += header.record_bytes();
+            if is_entry(header) {
                 self.entries += 1;
-                self.last_timestamp = record.header.timestamp.get();
+                self.last_timestamp = header.timestamp.get();
                 self.first_timestamp.get_or_insert(self.last_timestamp);
             }
         }
-        self.is_waiting |= !ready.is_empty();
-        Ok(())
+        self.is_waiting |= !appended.is_empty();
     }
 
     fn take_port<R: Rings>(&mut self, rings: &R, port: usize, flight: &mut Flight) -> Result<usize, Error> {
@@ -119,7 +134,7 @@ impl Recorder {
 
     /// The journal has to know who a source index stands for before its first entry.
     fn note_sources<R: Rings>(&mut self, rings: &mut R, ready: &[OwnedRecord]) -> Result<(), Error> {
-        for header in ready.iter().filter(|record| is_entry(record)).map(|record| &record.header) {
+        for header in ready.iter().map(|record| &record.header).filter(|header| is_entry(header)) {
             let (port, index) = (header.port, header.source.get());
             if index == NO_INDEX || !self.noted.insert((port, index)) {
                 continue;
@@ -146,10 +161,16 @@ impl Recorder {
         self.is_waiting
     }
 
-    /// Makes durable what was appended, and reports it to the ports. Returns what is durable if that is more
-    /// than before.
+    /// Entries that the journal had no room for when the replay had to end.
+    pub fn lost(&self) -> u64 {
+        self.backlog.lost()
+    }
+
+    /// Makes durable what was taken, and reports it to the ports. Waits while the journal has no room for it.
+    /// Returns what is durable if that is more than before.
     pub fn commit<R: Rings>(&mut self, rings: &mut R) -> Result<Option<DurableNow>, Error> {
-        let durable = self.journal.sync().map_err(explained)?;
+        self.wait_for_room()?;
+        let durable = self.journal.sync()?;
         (self.is_waiting, self.waiting_since, self.uncommitted_bytes) = (false, None, 0);
         // One arbiter numbers all ports, and the journal holds its entries in the order of numbers.
         if let Some(number) = durable.numbers.iter().map(|(_, number)| *number).max() {
@@ -167,11 +188,17 @@ impl Recorder {
         (0..ports).map(|port| self.completions.open(port)).sum()
     }
 
+    /// Is nothing more to be offered?
+    pub fn stop_requested(&self) -> bool {
+        self.journal.stop_requested()
+    }
+
     /// Ends the session in order.
     pub fn close(self) -> Result<Recorded, Error> {
         let durable = self.journal.close()?;
         Ok(Recorded {
             entries: self.entries,
+            lost: self.backlog.lost(),
             first_order: self.first_order + 1,
             last_order: durable.order,
             first_timestamp: self.first_timestamp,
@@ -185,6 +212,8 @@ impl Recorder {
 pub struct Recorded {
     /// Entries.
     pub entries: u64,
+    /// Entries that it had no room for until the end: a gap.
+    pub lost: u64,
     /// Order of the first, if there are any.
     pub first_order: u64,
     /// Order of the journal's last entry.
@@ -195,16 +224,6 @@ pub struct Recorded {
     pub last_timestamp: u64,
 }
 
-fn is_entry(record: &OwnedRecord) -> bool {
-    layout::entry::Kind::from_byte(record.header.kind).is_ok_and(takes_order)
-}
-
-fn explained(error: journal::Error) -> Error {
-    match error {
-        journal::Error::Full { .. } => Error::JournalHint(
-            error,
-            "what came before is safe; make a larger journal (--create --size) and start from the base images",
-        ),
-        other => other.into(),
-    }
+fn is_entry(header: &EntryHeader) -> bool {
+    layout::entry::Kind::from_byte(header.kind).is_ok_and(takes_order)
 }

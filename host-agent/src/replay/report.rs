@@ -35,6 +35,7 @@ struct Printed<'a> {
     ports: &'a [Port],
     ignored: u64,
     entries: u64,
+    lost: u64,
     first_order: u64,
     last_order: u64,
     first_timestamp: Option<u64>,
@@ -54,6 +55,13 @@ pub fn print(arguments: &Replay, outcome: &Outcome, output: &mut Output) -> Resu
     let ports: Vec<Port> = (0..outcome.ports.len()).map(|port| port_of(outcome, port)).collect();
     let recorded = &outcome.recorded;
     let speed = Speed::of(outcome);
+    if recorded.lost > 0 {
+        output.note(format!(
+            "{}: {} didn't fit it before the end, and primary has them: a gap. Make room, then resync each volume",
+            arguments.journal.display(),
+            count(recorded.lost, "write", "writes")
+        ));
+    }
     if arguments.json {
         let (cycles, worst_skew_ns) = match outcome.measured {
             Measured::Card { worst_skew_ns, .. } => (Some(outcome.time.end), Some(worst_skew_ns)),
@@ -63,6 +71,7 @@ pub fn print(arguments: &Replay, outcome: &Outcome, output: &mut Output) -> Resu
             ports: &ports,
             ignored: outcome.ignored,
             entries: recorded.entries,
+            lost: recorded.lost,
             first_order: recorded.first_order,
             last_order: recorded.last_order,
             first_timestamp: recorded.first_timestamp,

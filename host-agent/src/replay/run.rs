@@ -6,7 +6,7 @@ use super::flight::Flight;
 use super::recorder::{Recorded, Recorder};
 use crate::arguments::Replay;
 use crate::error::Error;
-use crate::output::Output;
+use crate::output::{count, Output};
 use driver::Counters;
 use indicatif::ProgressBar;
 use layout::registers::Counter;
@@ -93,6 +93,9 @@ impl Run<'_> {
         let mut news = at_first;
         let mut looked = news;
         loop {
+            if self.recorder.stop_requested() {
+                next = None;
+            }
             let mut moved = self.offer(&mut engine, &mut next)?;
             if next.is_none() && self.flight.is_empty() {
                 break;
@@ -111,6 +114,13 @@ impl Run<'_> {
                 if self.go_on(&mut engine)? {
                     news = engine.now();
                 } else if !engine.wait(news)? {
+                    if self.recorder.lost() > 0 {
+                        return Err(Error::Failed(format!(
+                            "the journal has no room for the before-images of {} that wait for them; they were not \
+                             let through, and primary doesn't have them",
+                            count(self.recorder.lost(), "write", "writes")
+                        )));
+                    }
                     return Err(Error::Failed(format!(
                         "{} does not move any more; frames are still undecided",
                         E::Rings::NAME
@@ -304,10 +314,10 @@ fn check_counts(outcome: &Outcome, name: &str) -> Result<(), Error> {
         }
         journaled += counters.get(Counter::Journaled);
     }
-    if journaled != outcome.recorded.entries {
+    let Recorded { entries, lost, .. } = outcome.recorded;
+    if journaled != entries + lost {
         return Err(Error::Failed(format!(
-            "{name} journaled {journaled} writes, and {} reached the journal",
-            outcome.recorded.entries
+            "{name} journaled {journaled} writes, and {entries} reached the journal"
         )));
     }
     Ok(())

@@ -2,11 +2,12 @@
 
 use super::hinted;
 use crate::arguments::Restore;
+use crate::daemon::{self, absolute_name, Reached, RollBackResult};
 use crate::error::Error;
 use crate::output::{bytes, count, Output};
 use crate::progress::{bar, Unit};
 use journal::rollback::{RollbackOptions, RolledBack, Target};
-use journal::{rfc3339, Journal, Moment};
+use journal::{rfc3339, Moment};
 use serde::Serialize;
 
 /// The result, as `--json` prints it. The field names are an interface: add, don't change.
@@ -32,40 +33,52 @@ pub fn run(arguments: &Restore, at: Option<Moment>) -> Result<(), Error> {
     let Some(primary) = &arguments.backing.primary else {
         return Err(Error::Misuse("--in-place and --undo need --primary".into()));
     };
-    let to = match at {
-        Some(moment) => Target::Moment(moment),
-        None => Target::Undo { discard: arguments.force },
-    };
-    let options = RollbackOptions {
-        volume: &arguments.volume,
-        primary,
-        base: arguments.backing.base.as_deref(),
-        to,
-        allow_gaps: arguments.allow_gaps,
-    };
-    let writer = concat!("host-agent ", env!("CARGO_PKG_VERSION"), " rollback");
-    let mut journal = Journal::open_ports_closed(&arguments.journal, writer)?;
+    let (volume, base) = (arguments.volume.as_str(), arguments.backing.base.as_deref());
+    let allow_gaps = arguments.allow_gaps;
     let progress = bar("comparing", Unit::Bytes);
-    let done = journal.roll_back(&options, &mut |done, total| {
-        progress.set_length(total);
-        progress.set_position(done);
-    });
-    progress.finish_and_clear();
-    let done = done.map_err(|error| match error {
-        journal::Error::Discards { .. } => Error::JournalHint(error, "--force does it all the same"),
-        // Whatever failed on the way: nothing is lost, and both directions are open.
-        journal::Error::Io { .. } | journal::Error::Corrupt { .. } | journal::Error::Stopped { .. } => {
-            Error::JournalHint(error, INTERRUPTED)
+    let writer = concat!("host-agent ", env!("CARGO_PKG_VERSION"), " rollback");
+    let done = match daemon::reach(&arguments.journal, &arguments.owner, writer)? {
+        Reached::Own(mut journal) => {
+            let to = at.map_or(Target::Undo { discard: arguments.force }, Target::Moment);
+            let options = RollbackOptions { volume, primary, base, to, allow_gaps };
+            let done = journal.roll_back(&options, &mut |done, total| {
+                progress.set_length(total);
+                progress.set_position(done);
+            });
+            done.map_err(explained).and_then(|done| Ok(journal.close().map(|_| done)?))
         }
-        other => hinted(other),
-    })?;
-    journal.close()?;
+        Reached::Daemon(mut asking) => {
+            let command = daemon::Command::RollBack {
+                volume: volume.to_owned(),
+                primary: absolute_name(primary)?,
+                base: base.map(absolute_name).transpose()?,
+                at: at.map(|at| at.to_string()),
+                discard: arguments.force,
+                allow_gaps,
+            };
+            asking.ask(command, &progress).map(|RollBackResult(done)| done)
+        }
+    };
+    progress.finish_and_clear();
+    let done = done?;
     let mut output = Output::new();
     match arguments.json {
         true => output.json(&printed(&arguments.volume, &done))?,
         false => print(arguments, &done, &mut output)?,
     }
     output.finish()
+}
+
+/// With what to do about it.
+pub fn explained(error: journal::Error) -> Error {
+    match error {
+        journal::Error::Discards { .. } => Error::JournalHint(error, "--force does it all the same"),
+        // Whatever failed on the way: nothing is lost, and both directions are open.
+        journal::Error::Io { .. } | journal::Error::Corrupt { .. } | journal::Error::Stopped { .. } => {
+            Error::JournalHint(error, INTERRUPTED)
+        }
+        other => hinted(other),
+    }
 }
 
 fn printed<'a>(volume: &'a str, done: &RolledBack) -> Printed<'a> {

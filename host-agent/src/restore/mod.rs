@@ -6,6 +6,7 @@ use crate::arguments::Restore;
 use crate::error::Error;
 use crate::output::{bytes, count, grouped, Output};
 use crate::progress::{bar, Unit};
+pub use in_place::explained;
 use journal::image::Backing;
 use journal::restore::{restore, Progress, RestoreOptions, Restored, Stage};
 use journal::{rfc3339, JournalReader, MissingSpan};

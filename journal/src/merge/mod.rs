@@ -176,9 +176,12 @@ impl Journal {
         self.free_unpinned();
         let geometry = &self.head.geometry;
         let others = (geometry.reserved_completions + geometry.reserved_rollback) as usize;
-        let most = most.min(self.free.len().saturating_sub(others));
+        // What is kept for merging is its own, also when answers have used up what was kept for them.
+        let own = (geometry.reserved_merge as usize).min(self.free.len());
+        let most = most.min(self.free.len().saturating_sub(others).max(own));
         // From the back, so that the owner goes on in the order of the file.
         let slots = self.free.split_off(self.free.len() - most);
+        self.lent = slots.len() as u32;
         Ok(MergeStep {
             storage: Arc::clone(&self.storage),
             session: self.chain.session,
@@ -207,6 +210,7 @@ impl Journal {
     pub fn finish_merge(&mut self, outcome: MergeOutcome) -> Result<Merged, Error> {
         let MergeOutcome { change, roll, rolled, taken, spare, result } = outcome;
         self.give_back(spare);
+        self.lent = 0;
         for (rolling, doubtful) in rolled {
             rolling.finish(self, doubtful)?;
         }

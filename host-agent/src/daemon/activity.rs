@@ -1,0 +1,152 @@
+//! What excludes each other: an ingest, a resync, a rollback. One runs at a time.
+//!
+//! Records of the owner's own (resync, rollback) are stamped behind everything that the journal has; ports that are
+//! open would still deliver records stamped before those, and the journal would have to refuse them. And a rollback
+//! writes primary, which nobody else may write meanwhile. So whoever wants to run takes the turn.
+
+use indicatif::ProgressBar;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// What runs.
+#[derive(Clone, Debug)]
+pub struct Running {
+    /// As a sentence goes on: "a replay of …".
+    pub what: String,
+    /// How far it is.
+    pub bar: ProgressBar,
+    /// It waits for room in the journal.
+    pub waits_for_room: bool,
+}
+
+/// See the module.
+#[derive(Clone, Default)]
+pub struct Activity(Arc<Inside>);
+
+#[derive(Default)]
+struct Inside {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    running: Option<Running>,
+    ending: bool,
+}
+
+/// Why there is no turn.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoTurn {
+    /// This runs.
+    Busy(String),
+    /// The daemon has been told to end.
+    Ending,
+}
+
+impl Activity {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the turn, if nothing runs.
+    pub fn begin(&self, what: &str, ended: impl FnOnce() + Send + 'static) -> Result<Turn, NoTurn> {
+        let mut state = self.state();
+        if state.ending {
+            return Err(NoTurn::Ending);
+        }
+        if let Some(running) = &state.running {
+            return Err(NoTurn::Busy(running.what.clone()));
+        }
+        let bar = ProgressBar::hidden();
+        state.running = Some(Running { what: what.to_owned(), bar: bar.clone(), waits_for_room: false });
+        Ok(Turn { activity: self.clone(), bar, ended: Some(Box::new(ended)) })
+    }
+
+    /// Waits until something has ended, or the daemon is told to end; `limit` at most.
+    pub fn wait(&self, limit: Duration) {
+        let state = self.state();
+        let busy = |state: &mut State| state.running.is_some() && !state.ending;
+        drop(self.0.changed.wait_timeout_while(state, limit, busy));
+    }
+
+    /// What runs.
+    pub fn running(&self) -> Option<Running> {
+        self.state().running.clone()
+    }
+
+    /// What runs waits for room, or does so no longer.
+    pub fn set_waits_for_room(&self, waits: bool) {
+        if let Some(running) = &mut self.state().running {
+            running.waits_for_room = waits;
+        }
+    }
+
+    /// Nothing more is begun. Says whether that is new.
+    pub fn end(&self) -> bool {
+        let new = !std::mem::replace(&mut self.state().ending, true);
+        self.0.changed.notify_all();
+        new
+    }
+
+    /// Has the daemon been told to end?
+    pub fn is_ending(&self) -> bool {
+        self.state().ending
+    }
+
+    /// It has, and nothing runs any more.
+    pub fn is_over(&self) -> bool {
+        let state = self.state();
+        state.ending && state.running.is_none()
+    }
+}
+
+/// Held by what runs.
+pub struct Turn {
+    activity: Activity,
+    /// How far it is.
+    pub bar: ProgressBar,
+    ended: Option<Box<dyn FnOnce() + Send>>,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.activity.state().running = None;
+        self.activity.0.changed.notify_all();
+        if let Some(ended) = self.ended.take() {
+            ended();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::time::Instant;
+
+    #[test]
+    fn one_runs_at_a_time_and_who_waits_is_woken() {
+        let activity = Activity::default();
+        let ended = Arc::new(AtomicU32::new(0));
+        let count = Arc::clone(&ended);
+        let turn = activity
+            .begin("a replay", move || {
+                count.fetch_add(1, Ordering::Relaxed);
+            })
+            .unwrap();
+        assert_eq!(activity.begin("a resync", || ()).err(), Some(NoTurn::Busy("a replay".into())));
+        let other = activity.clone();
+        let waiting = std::thread::spawn(move || {
+            let begun = Instant::now();
+            other.wait(Duration::from_secs(60));
+            (begun.elapsed(), other.begin("a resync", || ()).is_ok())
+        });
+        drop(turn);
+        let (waited, got) = waiting.join().unwrap();
+        assert!(waited < Duration::from_secs(30) && got);
+        assert_eq!(ended.load(Ordering::Relaxed), 1);
+        assert!(activity.end() && !activity.end() && activity.is_over());
+        assert_eq!(activity.begin("a replay", || ()).err(), Some(NoTurn::Ending));
+    }
+}

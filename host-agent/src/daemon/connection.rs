@@ -1,0 +1,253 @@
+//! One client: a request, what it says meanwhile, and a result or an error.
+
+use super::activity::{NoTurn, Turn};
+use super::desk::Desk;
+use super::ingest::{self, Listener};
+use super::owner::Held;
+use super::protocol::{
+    Command, Request, Response, ResyncResult, RollBackResult, PROGRESS_EVERY, REQUEST_BYTES, REQUEST_WITHIN,
+    TAKEN_WITHIN,
+};
+use crate::arguments::{Arguments, Replay};
+use crate::bookmark;
+use crate::error::Error;
+use clap::Parser;
+use indicatif::ProgressBar;
+use journal::rollback::{RollbackOptions, Target};
+use journal::{Journal, Moment};
+use serde::Serialize;
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{sync_channel, Receiver, RecvTimeoutError};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Lines of a replay that may wait for a client to take them; more are dropped.
+const WAITING_LINES: usize = 1024;
+
+/// Serves it to its end, and gives it back to be closed.
+pub fn serve(stream: UnixStream, desk: &Arc<Desk>) -> UnixStream {
+    let mut client = Client { stream, gone: false };
+    let last = match client.request().and_then(|request| answer(request, &mut client, desk)) {
+        Ok(value) => Response::Result(value),
+        Err(error) => error.into(),
+    };
+    client.send(&last);
+    client.stream
+}
+
+/// Says why, and ends it.
+pub fn refuse(stream: UnixStream, why: &str) {
+    // A new socket has room for a line; whoever has filled it is not waited for.
+    if stream.set_nonblocking(true).is_ok() {
+        let refusal = Response::Error { message: why.to_owned(), misuse: false };
+        let mut line = serde_json::to_vec(&refusal).unwrap_or_default();
+        line.push(b'\n');
+        let _ = (&stream).write_all(&line);
+    }
+}
+
+struct Client {
+    stream: UnixStream,
+    /// It doesn't listen any more.
+    gone: bool,
+}
+
+impl Client {
+    /// The request, which has to come within its time and length.
+    fn request(&mut self) -> Result<Request, Error> {
+        let wrong = |what: String| Error::Misuse(format!("control socket: {what}"));
+        let until = Instant::now() + REQUEST_WITHIN;
+        let mut line = Vec::new();
+        let mut piece = [0; 4096];
+        let end = loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(wrong(format!("no request within {} seconds", REQUEST_WITHIN.as_secs())));
+            }
+            let set = self.stream.set_read_timeout(Some(left));
+            match set.and_then(|()| self.stream.read(&mut piece)) {
+                Ok(0) => return Err(wrong("it was closed before the end of a line".into())),
+                Ok(read) => line.extend_from_slice(&piece[..read]),
+                Err(e)
+                    if [ErrorKind::WouldBlock, ErrorKind::TimedOut, ErrorKind::Interrupted]
+                        .contains(&e.kind()) => {}
+                Err(e) => return Err(wrong(format!("reading the request: {e}"))),
+            }
+            if let Some(end) = line.iter().position(|byte| *byte == b'\n') {
+                break end;
+            }
+            if line.len() > REQUEST_BYTES {
+                return Err(wrong(format!("a request has at most {REQUEST_BYTES} bytes")));
+            }
+        };
+        line.truncate(end);
+        Request::parse(&line).map_err(wrong)
+    }
+
+    fn send(&mut self, response: &Response) {
+        if self.gone {
+            return;
+        }
+        let Ok(mut line) = serde_json::to_vec(response) else { return };
+        line.push(b'\n');
+        let set = self.stream.set_write_timeout(Some(TAKEN_WITHIN));
+        self.gone = set.and_then(|()| self.stream.write_all(&line)).is_err();
+    }
+
+    fn progress(&mut self, bar: &ProgressBar) {
+        let total = bar.length().unwrap_or(0);
+        self.send(&Response::Progress { done: bar.position().min(total), total });
+    }
+
+    /// Waits for work that is under way, and tells how far it is.
+    fn wait_for<T>(&mut self, work: &Receiver<T>, bar: &ProgressBar) -> Result<T, Error> {
+        loop {
+            match work.recv_timeout(PROGRESS_EVERY) {
+                Ok(done) => return Ok(done),
+                Err(RecvTimeoutError::Timeout) => self.progress(bar),
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(Error::Failed("the daemon ended before the work did".into()))
+                }
+            }
+        }
+    }
+}
+
+type Answer = Result<serde_json::Value, Error>;
+
+fn answer(request: Request, client: &mut Client, desk: &Arc<Desk>) -> Answer {
+    if request.journal.as_ref().is_some_and(|journal| *journal != desk.journal_id) {
+        let what = format!("this daemon holds another journal, {}", desk.name.display());
+        return Err(Error::Failed(what));
+    }
+    let wait = request.wait;
+    match request.command {
+        Command::Status => value(&desk.status()),
+        Command::BookmarkAdd { name, at } => {
+            let moment: Moment = at.parse()?;
+            let place = bookmark::place(&desk.name, moment)?;
+            let added = desk.ask(move |held| on(held, |journal| bookmark::add_to(journal, &name, place)))?;
+            value(&client.wait_for(&added, &ProgressBar::hidden())??)
+        }
+        Command::BookmarkRemove { name } => {
+            let removed = desk.ask(move |held| on(held, |journal| bookmark::remove_from(journal, &name)))?;
+            value(&client.wait_for(&removed, &ProgressBar::hidden())??)
+        }
+        Command::Resync { volume, primary, base } => {
+            let turn = turn(client, desk, &format!("a resync of volume {volume}"), wait)?;
+            let bar = turn.bar.clone();
+            let resynced = desk.ask(move |held| {
+                let mut progress = shown_on(&turn.bar);
+                let done = on(held, |journal| Ok(journal.resync(&volume, &primary, &base, &mut progress)?));
+                drop(turn);
+                done
+            })?;
+            value(&ResyncResult(client.wait_for(&resynced, &bar)??))
+        }
+        Command::RollBack { volume, primary, base, at, discard, allow_gaps } => {
+            let to = match at {
+                Some(at) => Target::Moment(at.parse()?),
+                None => Target::Undo { discard },
+            };
+            let turn = turn(client, desk, &format!("a rollback of volume {volume}"), wait)?;
+            let bar = turn.bar.clone();
+            let rolled = desk.ask(move |held| {
+                let mut progress = shown_on(&turn.bar);
+                let base = base.as_deref();
+                let options = RollbackOptions { volume: &volume, primary: &primary, base, to, allow_gaps };
+                let done = on(held, |journal| {
+                    journal.roll_back(&options, &mut progress).map_err(crate::restore::explained)
+                });
+                drop(turn);
+                done
+            })?;
+            value(&RollBackResult(client.wait_for(&rolled, &bar)??))
+        }
+        Command::Replay { arguments, folder } => {
+            let replay = parse_replay(arguments, &folder)?;
+            let turn = turn(client, desk, &replaying(&replay), wait)?;
+            let bar = turn.bar.clone();
+            let (tell, told) = sync_channel(WAITING_LINES);
+            ingest::start(desk, turn, replay, Listener::Client(tell))?;
+            loop {
+                match client.wait_for(&told, &bar)? {
+                    Response::Result(value) => return Ok(value),
+                    Response::Error { message, misuse: true } => return Err(Error::Misuse(message)),
+                    Response::Error { message, misuse: false } => return Err(Error::Failed(message)),
+                    line => client.send(&line),
+                }
+            }
+        }
+    }
+}
+
+/// Does something with the journal.
+fn on<T>(held: &mut Held, work: impl FnOnce(&mut Journal) -> Result<T, Error>) -> Result<T, Error> {
+    let done = work(held.journal()?);
+    done.inspect_err(|_| held.check())
+}
+
+fn shown_on(bar: &ProgressBar) -> impl FnMut(u64, u64) + use<> {
+    let bar = bar.clone();
+    move |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    }
+}
+
+/// The turn, at once or, if that was asked for, when what runs has ended.
+fn turn(client: &mut Client, desk: &Arc<Desk>, what: &str, wait: bool) -> Result<Turn, Error> {
+    loop {
+        let running = match desk.begin(what) {
+            Ok(turn) => return Ok(turn),
+            Err(NoTurn::Ending) => return Err(Error::Failed("the daemon is ending".into())),
+            Err(NoTurn::Busy(running)) => running,
+        };
+        if !wait {
+            return Err(Error::Failed(format!(
+                "{}: {running} is under way in the daemon, and {what} can't run beside it: open ports still deliver \
+                 records from before what it would journal, and primary must be written by one at a time. Try again \
+                 when it has ended, or wait for that with --wait",
+                desk.name.display()
+            )));
+        }
+        if client.gone {
+            return Err(Error::ReaderGone);
+        }
+        // Told also so that a client that has gone shows.
+        client.send(&Response::Progress { done: 0, total: 0 });
+        desk.activity.wait(PROGRESS_EVERY);
+    }
+}
+
+/// As a sentence goes on.
+pub fn replaying(replay: &Replay) -> String {
+    let files: Vec<String> = replay.capture.iter().map(|c| c.file.display().to_string()).collect();
+    format!("a replay of {}", files.join(", "))
+}
+
+fn parse_replay(arguments: Vec<String>, folder: &Path) -> Result<Replay, Error> {
+    if !folder.is_absolute() {
+        return Err(Error::Misuse(format!("{}: the folder's name is not absolute", folder.display())));
+    }
+    let name = "host-agent".to_owned();
+    let parsed = Arguments::try_parse_from(std::iter::once(name).chain(arguments));
+    let mut replay = match parsed.map_err(|e| Error::Misuse(e.to_string()))?.command {
+        crate::arguments::Command::Replay(replay) => replay,
+        _ => return Err(Error::Misuse("the command line of a replay begins with 'replay'".into())),
+    };
+    if replay.create {
+        return Err(Error::Misuse("the daemon holds its journal: leave out --create".into()));
+    }
+    let files = replay.capture.iter_mut().map(|capture| &mut capture.file);
+    let files = files.chain(replay.primary.iter_mut().map(|primary| &mut primary.file));
+    let resolve = |file: &mut PathBuf| *file = folder.join(&*file);
+    files.chain(replay.vcd.as_mut()).for_each(resolve);
+    Ok(replay)
+}
+
+fn value(result: &impl Serialize) -> Answer {
+    serde_json::to_value(result).map_err(|e| Error::Failed(format!("putting the result into JSON: {e}")))
+}

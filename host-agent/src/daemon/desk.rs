@@ -1,0 +1,194 @@
+//! Where the daemon's threads meet: they leave work for the journal's thread here, and read what it last saw.
+
+use super::activity::{Activity, NoTurn, Turn};
+use super::owner::{Held, Tell, Work};
+use crate::error::Error;
+use crate::status::{self, Doing, Owner, PortStatus, Room, Status};
+use journal::{Journal, PreviousEnd};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{sync_channel, Receiver, SyncSender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Work that may wait for the journal's thread. Each client leaves one piece at a time.
+const WAITING: usize = 64;
+
+/// See the module.
+pub struct Desk {
+    work: SyncSender<Work>,
+    /// What runs.
+    pub activity: Activity,
+    /// The journal's name, as the daemon was given it.
+    pub name: PathBuf,
+    /// Identity of the journal, in hexadecimal.
+    pub journal_id: String,
+    control: PathBuf,
+    seen: Mutex<Seen>,
+}
+
+/// What the journal's thread last saw.
+#[derive(Default)]
+struct Seen {
+    session: u64,
+    order: u64,
+    timestamp: u64,
+    durable_order: u64,
+    room: Room,
+    ports: Vec<PortStatus>,
+    /// It was said that room is short.
+    warned: bool,
+    /// What came of the last ingest, if it failed.
+    failure: Option<String>,
+    /// A session before this one had not ended in order, and nothing has been appended since.
+    unclean: bool,
+    /// Why the daemon ends, if not because it was told to.
+    fatal: Option<Error>,
+}
+
+impl Desk {
+    /// With what is left here for the journal's thread.
+    pub fn new(name: &Path, journal_id: String, control: &Path) -> (Arc<Self>, Receiver<Work>) {
+        let (work, take) = sync_channel(WAITING);
+        let desk = Self {
+            work,
+            activity: Activity::default(),
+            name: name.to_owned(),
+            journal_id,
+            control: control.to_owned(),
+            seen: Mutex::default(),
+        };
+        (Arc::new(desk), take)
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has something done on the journal's thread. What it gives comes out of the receiver.
+    pub fn ask<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Held) -> T + Send + 'static,
+    ) -> Result<Receiver<T>, Error> {
+        let (give, take) = sync_channel(1);
+        let job = move |held: &mut Held| -> Tell {
+            let done = work(held);
+            // Whoever asked may be gone by now.
+            Box::new(move || drop(give.send(done)))
+        };
+        self.work.send(Work::Do(Box::new(job))).map_err(|_| over())?;
+        Ok(take)
+    }
+
+    /// [`Desk::ask`], and waits.
+    pub fn call<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Held) -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        self.ask(work)?.recv().map_err(|_| over())
+    }
+
+    /// The turn for something that excludes others.
+    pub fn begin(self: &Arc<Self>, what: &str) -> Result<Turn, NoTurn> {
+        let desk = Arc::downgrade(self);
+        self.activity.begin(what, move || {
+            if let Some(desk) = desk.upgrade() {
+                desk.wake();
+            }
+        })
+    }
+
+    /// Ends the daemon, in order. Says whether that is new.
+    pub fn end(&self) -> bool {
+        let new = self.activity.end();
+        self.wake();
+        new
+    }
+
+    /// Ends the daemon because of `error`.
+    pub fn end_with(&self, error: Error) {
+        self.seen().fatal.get_or_insert(error);
+        self.end();
+    }
+
+    /// Why it ended, if not because it was told to.
+    pub fn fatal(&self) -> Option<Error> {
+        self.seen().fatal.take()
+    }
+
+    /// The journal's thread looks around. It does so anyway if there is so much work that no more can be left.
+    fn wake(&self) {
+        let _ = self.work.try_send(Work::Look);
+    }
+
+    /// What came of an ingest.
+    pub fn set_failure(&self, failure: Option<String>) {
+        self.seen().failure = failure;
+    }
+
+    /// Called by the journal's thread, behind each piece of work.
+    pub fn look_at(&self, journal: &Journal) {
+        let end = journal.end();
+        let mut seen = self.seen();
+        let opened = journal.opened();
+        // It shows up as a gap as soon as something is appended.
+        seen.unclean &= (seen.order, seen.timestamp) == (end.order, end.timestamp);
+        if seen.session != opened.session {
+            seen.unclean |= opened.previous == PreviousEnd::Unclean;
+        }
+        seen.session = opened.session;
+        (seen.order, seen.timestamp) = (end.order, end.timestamp);
+        seen.durable_order = journal.durable().order;
+        seen.room = Room::of(&journal.space());
+        seen.ports = journal.delivered().iter().map(PortStatus::from).collect();
+        let low = seen.room.is_low();
+        if low && !seen.warned {
+            if let Some(warning) = seen.room.warning() {
+                say(format_args!("warning: {}: {warning}", self.name.display()));
+            }
+        }
+        // Said again only after there has been room in between.
+        seen.warned = low || (seen.warned && !seen.room.is_ample());
+    }
+
+    /// For whoever asks.
+    pub fn status(&self) -> Status {
+        let running = self.activity.running();
+        let seen = self.seen();
+        let mut warnings: Vec<String> = seen.room.warning().into_iter().collect();
+        if running.as_ref().is_some_and(|running| running.waits_for_room) {
+            warnings.push("the journal is full: ingest takes no more until there is room".into());
+        }
+        if seen.unclean {
+            warnings.push(status::UNCLEAN.into());
+        }
+        warnings.extend(seen.failure.clone());
+        if self.activity.is_ending() {
+            warnings.push("the daemon is ending".into());
+        }
+        Status {
+            owner: Some(Owner { pid: std::process::id(), control: Some(self.control.clone()) }),
+            session: seen.session,
+            order: seen.order,
+            timestamp: seen.timestamp,
+            durable_order: seen.durable_order,
+            room: seen.room,
+            ports: seen.ports.clone(),
+            doing: running.map(|running| Doing {
+                what: running.what,
+                done: running.bar.position(),
+                total: running.bar.length().unwrap_or(0),
+                waits_for_room: running.waits_for_room,
+            }),
+            warnings,
+        }
+    }
+}
+
+fn over() -> Error {
+    Error::Failed("the daemon is ending".into())
+}
+
+/// A line on standard error. A daemon goes on though nobody may read that any more.
+pub fn say(line: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}

@@ -1,0 +1,252 @@
+//! Ingesting while the journal is held: a replay on a thread of its own, which reaches the journal through its thread.
+
+use super::activity::Turn;
+use super::desk::{say, Desk};
+use super::owner::Held;
+use super::protocol::Response;
+use crate::arguments::Replay;
+use crate::error::Error;
+use crate::output::Output;
+use crate::replay::{self, Ledger, Primary};
+use journal::{Delivered, Durable, End, Opened, OwnedRecord, Source, Tables};
+use std::io::{self, Write};
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::SyncSender;
+use std::sync::Arc;
+use std::thread;
+
+/// Who hears what an ingest says.
+#[derive(Clone)]
+pub enum Listener {
+    /// The daemon's own standard output and standard error.
+    Daemon,
+    /// A client. One that doesn't listen is not waited for.
+    Client(SyncSender<Response>),
+}
+
+impl Listener {
+    fn data(&self, line: &str) {
+        match self {
+            // As for standard error: nobody may be reading any more.
+            Listener::Daemon => drop(writeln!(io::stdout(), "{line}")),
+            Listener::Client(client) => drop(client.try_send(Response::Data(line.to_owned()))),
+        }
+    }
+
+    fn note(&self, line: &str) {
+        match self {
+            Listener::Daemon => say(line),
+            Listener::Client(client) => drop(client.try_send(Response::Note(line.to_owned()))),
+        }
+    }
+
+    fn ended(self, result: Result<(), Error>) {
+        match (self, result) {
+            (Listener::Client(client), result) => {
+                let last = match result {
+                    Ok(()) => Response::Result(serde_json::Value::Null),
+                    Err(error) => error.into(),
+                };
+                // This one is waited for: there is nothing left that it could hold up.
+                drop(client.send(last));
+            }
+            (Listener::Daemon, Err(error)) => say(format_args!("error: {error}")),
+            (Listener::Daemon, Ok(())) => {}
+        }
+    }
+}
+
+/// Hands on what is written to it, line by line.
+struct Lines {
+    listener: Listener,
+    begun: Vec<u8>,
+}
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.begun.extend_from_slice(bytes);
+        while let Some(end) = self.begun.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = self.begun.drain(..=end).collect();
+            self.listener.data(&String::from_utf8_lossy(&line[..end]));
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Begins a replay. It ends by itself, or when the daemon is told to end.
+pub fn start(desk: &Arc<Desk>, turn: Turn, replay: Replay, listener: Listener) -> Result<(), Error> {
+    let desk = Arc::clone(desk);
+    let work = move || {
+        let session = Arc::new(AtomicBool::new(false));
+        let began = Arc::new(AtomicBool::new(false));
+        let inside = AssertUnwindSafe(|| run(&desk, &turn, &replay, &listener, &session, &began));
+        let result = catch_unwind(inside).unwrap_or_else(|_| {
+            Err(Error::Failed("ingest: an error in the program itself; standard error says where".into()))
+        });
+        if session.load(Ordering::Acquire) {
+            // The journal has ended if this fails, and the daemon says so.
+            let _ = desk.call(Held::abandon_ingest);
+        }
+        desk.set_failure(result.as_ref().err().map(|error| format!("the last ingest failed: {error}")));
+        match result {
+            // The daemon was started for something that can't be done.
+            Err(error) if matches!(listener, Listener::Daemon) && !began.load(Ordering::Acquire) => {
+                desk.end_with(error);
+            }
+            result => {
+                drop(turn);
+                listener.ended(result);
+            }
+        }
+    };
+    let started = thread::Builder::new().name("ingest".into()).spawn(work);
+    started.map(drop).map_err(|e| Error::Failed(format!("starting to ingest: {e}")))
+}
+
+fn run(
+    desk: &Arc<Desk>,
+    turn: &Turn,
+    replay: &Replay,
+    listener: &Listener,
+    session: &Arc<AtomicBool>,
+    began: &AtomicBool,
+) -> Result<(), Error> {
+    let notes = listener.clone();
+    let lines = Lines { listener: listener.clone(), begun: Vec::new() };
+    let mut output = Output::to(lines, move |note| notes.note(note));
+    let open = |primaries: &[Primary], _: &mut Output| -> Result<Box<dyn Ledger>, Error> {
+        let lease = Lease::begin(desk, replay, primaries, listener, session)?;
+        began.store(true, Ordering::Release);
+        Ok(Box::new(lease))
+    };
+    replay::into(replay, open, turn.bar.clone(), &mut output)
+}
+
+/// The journal, for one ingest: a session with its ports open.
+struct Lease {
+    desk: Arc<Desk>,
+    listener: Listener,
+    opened: Opened,
+    tables: Tables,
+    end: End,
+    /// It was said that the journal is full.
+    full: bool,
+    /// The session is open, and hasn't been ended.
+    session: Arc<AtomicBool>,
+}
+
+impl Lease {
+    fn begin(
+        desk: &Arc<Desk>,
+        replay: &Replay,
+        primaries: &[Primary],
+        listener: &Listener,
+        session: &Arc<AtomicBool>,
+    ) -> Result<Self, Error> {
+        // What can't be meant is refused before a session begins.
+        let tables = desk.call(|held| held.journal().map(|journal| journal.tables().clone()))??;
+        let volumes = replay::volumes(replay, primaries, &tables)?;
+        let ports = replay::ports(replay);
+        let open = Arc::clone(session);
+        let begun = desk.call(move |held| {
+            let journal = held.begin_ingest(&volumes, &ports)?;
+            open.store(true, Ordering::Release);
+            Ok::<_, Error>((journal.opened().clone(), journal.tables().clone(), journal.end()))
+        })?;
+        let (opened, tables, end) = begun?;
+        let (desk, listener, session) = (Arc::clone(desk), listener.clone(), Arc::clone(session));
+        Ok(Self { desk, listener, opened, tables, end, full: false, session })
+    }
+
+    /// What befell the journal's thread, as the journal would say it.
+    fn gone(&self) -> journal::Error {
+        journal::Error::Stopped { file: self.desk.name.display().to_string() }
+    }
+}
+
+impl Ledger for Lease {
+    fn opened(&self) -> &Opened {
+        &self.opened
+    }
+
+    fn tables(&self) -> &Tables {
+        &self.tables
+    }
+
+    fn end(&self) -> End {
+        self.end.clone()
+    }
+
+    fn append(
+        &mut self,
+        records: &mut Vec<OwnedRecord>,
+        delivered: &[Delivered],
+    ) -> Result<(), journal::Error> {
+        let (mut batch, delivered, gone) = (std::mem::take(records), delivered.to_vec(), self.gone());
+        let appended = self.desk.call(move |held| {
+            let result = match held.journal() {
+                Ok(journal) => Ledger::append(journal, &mut batch, &delivered),
+                Err(_) => Err(gone),
+            };
+            if result.as_ref().is_err_and(|error| !matches!(error, journal::Error::Full { .. })) {
+                held.check();
+            }
+            (batch, result)
+        });
+        let (rest, result) = appended.map_err(|_| self.gone())?;
+        *records = rest;
+        result
+    }
+
+    fn note_source(&mut self, source: Source) -> Result<(), Error> {
+        self.desk.call(move |held| {
+            let noted = held.journal()?.note_source(source);
+            noted.inspect_err(|_| held.check()).map_err(Error::from)
+        })?
+    }
+
+    fn sync(&mut self) -> Result<Durable, Error> {
+        self.desk.call(|held| {
+            let synced = held.journal()?.sync();
+            synced.inspect_err(|_| held.check()).map_err(Error::from)
+        })?
+    }
+
+    fn close(self: Box<Self>) -> Result<Durable, Error> {
+        let stay = !self.desk.activity.is_ending();
+        self.session.store(false, Ordering::Release);
+        self.desk.call(move |held| held.end_ingest(stay))?
+    }
+
+    fn on_full(&mut self, full: journal::Error) -> Result<(), Error> {
+        if !std::mem::replace(&mut self.full, true) {
+            self.desk.activity.set_waits_for_room(true);
+            let what = format!("{full}: ingest takes no more, and goes on when there is room");
+            say(format_args!("warning: {what}"));
+            if let Listener::Client(_) = self.listener {
+                self.listener.note(&format!("warning: {what}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn on_room(&mut self) {
+        if std::mem::replace(&mut self.full, false) {
+            self.desk.activity.set_waits_for_room(false);
+            let what = format!("{}: there is room again, and ingest goes on", self.desk.name.display());
+            say(&what);
+            if let Listener::Client(_) = self.listener {
+                self.listener.note(&what);
+            }
+        }
+    }
+
+    fn stop_requested(&self) -> bool {
+        self.desk.activity.is_ending()
+    }
+}

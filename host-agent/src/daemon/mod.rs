@@ -1,0 +1,159 @@
+//! `host-agent daemon`: holds a journal, ingests, and does for other commands what only its owner can.
+//!
+//! | file | job |
+//! |---|---|
+//! | `owner` | the journal's thread: the journal, and the sessions that it is held in |
+//! | `desk` | where threads leave work for it, and what it last saw |
+//! | `activity` | ingest, resync and rollback exclude each other |
+//! | `ingest` | a replay, on a thread of its own |
+//! | `control` | the socket and the signals |
+//! | `connection` | one client |
+//! | `protocol` | what goes over the socket |
+//! | `ask` | the client's end |
+//!
+//! Why the threads are so: `docs/decisions/0060-one-owner.md`.
+
+mod activity;
+mod ask;
+mod connection;
+mod control;
+mod desk;
+mod ingest;
+mod owner;
+mod protocol;
+
+pub use ask::{absolute_name, reach, replay, status, Reached};
+pub use protocol::{Bookmarked, Command, ResyncResult, RollBackResult};
+
+use crate::arguments::{Arguments, Replay, Size};
+use crate::error::Error;
+use crate::output::{count, Output};
+use crate::replay::tell_what_was_found;
+use clap::{Args, Parser};
+use desk::Desk;
+use ingest::Listener;
+use journal::{CreateOptions, Journal, JournalReader};
+use owner::Held;
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// `daemon`.
+#[derive(Debug, Args)]
+#[command(after_long_help = EXAMPLES)]
+pub struct Daemon {
+    /// The journal
+    #[arg(value_name = "JOURNAL")]
+    pub journal: PathBuf,
+    /// The Unix socket to be asked on; only this user and root may. JOURNAL.sock if not given
+    #[arg(long, value_name = "SOCKET")]
+    pub control: Option<PathBuf>,
+    /// Make the journal; it must not exist
+    #[arg(long)]
+    pub create: bool,
+    /// Size of the journal that is made, all of it allocated at once: 64M, 1G
+    #[arg(long, value_name = "SIZE", default_value = "256M", requires = "create")]
+    pub size: Size,
+    /// What to ingest at once: arguments of `replay`, but --journal, --create and --size
+    #[arg(value_name = "REPLAY'S ARGUMENTS", trailing_var_arg = true, allow_hyphen_values = true)]
+    pub replay: Vec<OsString>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  host-agent daemon j --create --size 256M --capture 0=port0.pcap.gz --primary 1.0=disk.img
+  host-agent daemon j                  holds it, and waits to be asked
+  host-agent replay --journal j …      runs in the daemon, and prints here
+  host-agent status j
+
+It ends at SIGINT or SIGTERM: what is under way is settled, and everything is durable.";
+
+/// Runs the command.
+pub fn run(arguments: &Daemon) -> Result<(), Error> {
+    let replay = replay_of(arguments)?;
+    let mut output = Output::to(std::io::stdout(), |note| desk::say(note));
+    let mut held = open(arguments, &mut output)?;
+    let control = arguments.control.clone().unwrap_or_else(|| ask::default_socket(&arguments.journal));
+    let listener = nbd::Listener::unix(&control)?;
+    let journal_id = JournalReader::open(&arguments.journal)?.summary().journal_id;
+    let (desk, work) = Desk::new(&arguments.journal, hexadecimal(&journal_id), &control);
+    let journal = held.journal()?;
+    desk.look_at(journal);
+    let clients = control::start(&listener, &desk)?;
+    output.line(format!(
+        "holding {}: session {}, {}; process {}, control socket {}",
+        arguments.journal.display(),
+        journal.opened().session,
+        count(journal.end().order, "entry", "entries"),
+        std::process::id(),
+        control.display()
+    ))?;
+    output.finish()?;
+    if let Some(replay) = replay {
+        let turn = desk.begin(&connection::replaying(&replay));
+        let turn = turn.map_err(|_| Error::Failed("the daemon was told to end at once".into()))?;
+        ingest::start(&desk, turn, replay, Listener::Daemon)?;
+    }
+    owner::serve(&mut held, &work, &desk);
+    // Whoever still waits for this thread hears that it doesn't work any more.
+    drop(work);
+    let ended = held.close();
+    clients.wait();
+    // The socket goes before the journal is free for others: it would be taken for theirs.
+    drop(listener);
+    ended?;
+    match desk.fatal() {
+        Some(error) => Err(error),
+        None => {
+            desk::say(format_args!("{}: ended in order", arguments.journal.display()));
+            Ok(())
+        }
+    }
+}
+
+fn open(arguments: &Daemon, output: &mut Output) -> Result<Held, Error> {
+    if arguments.create {
+        let options = CreateOptions {
+            bytes: Some(arguments.size.0),
+            segment_bytes: None,
+            volumes: Vec::new(),
+            ports: Vec::new(),
+            writer: concat!("host-agent ", env!("CARGO_PKG_VERSION"), " daemon").into(),
+        };
+        let made = Journal::create(&arguments.journal, &options).map_err(|error| match error {
+            journal::Error::Exists { .. } => Error::JournalHint(error, "leave out --create to go on with it"),
+            other => other.into(),
+        })?;
+        return Held::take_over(made);
+    }
+    let mut held = Held::open(&arguments.journal).map_err(|error| match error {
+        Error::Journal(error @ journal::Error::Io { .. }) if !arguments.journal.exists() => {
+            Error::JournalHint(error, "--create makes it")
+        }
+        other => other,
+    })?;
+    tell_what_was_found(&arguments.journal, held.journal()?, output);
+    Ok(held)
+}
+
+/// The replay on the daemon's command line, if there is one.
+fn replay_of(arguments: &Daemon) -> Result<Option<Replay>, Error> {
+    if arguments.replay.is_empty() {
+        return Ok(None);
+    }
+    let words = ["host-agent", "replay"].map(OsString::from).into_iter();
+    let journal = [OsString::from("--journal"), arguments.journal.clone().into_os_string()];
+    let parsed = Arguments::try_parse_from(words.chain(arguments.replay.iter().cloned()).chain(journal));
+    // What clap says it says best itself, in the form and with the exit code of every command.
+    match parsed.unwrap_or_else(|error| error.exit()).command {
+        crate::arguments::Command::Replay(replay) if replay.create => {
+            Err(Error::Misuse("give --create and --size before what is to be replayed".into()))
+        }
+        crate::arguments::Command::Replay(replay) => Ok(Some(replay)),
+        _ => Ok(None),
+    }
+}
+
+/// As identities are written.
+pub fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

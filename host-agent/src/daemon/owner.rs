@@ -1,0 +1,164 @@
+//! The journal's thread: it alone touches the journal, and does what others send it, one after the other.
+//!
+//! While something is ingested the session's ports are open; in between the journal rests in a session with its ports
+//! closed, so that a daemon that is killed while it rests leaves no gap. Sessions change under one lock.
+
+use super::desk::Desk;
+use crate::error::Error;
+use crate::replay;
+use journal::{Durable, Journal, Port, Storage, Volume};
+use std::path::Path;
+use std::sync::mpsc::Receiver;
+use std::sync::Arc;
+
+/// Name and version, for the record of sessions in which the journal rests.
+const WRITER: &str = concat!("host-agent ", env!("CARGO_PKG_VERSION"), " daemon");
+
+/// Something to be done with the journal. Gives what tells whoever waits for it.
+pub type Job = Box<dyn FnOnce(&mut Held) -> Tell + Send>;
+/// See [`Job`].
+pub type Tell = Box<dyn FnOnce()>;
+
+/// What the journal's thread is sent.
+pub enum Work {
+    /// To be done.
+    Do(Job),
+    /// Only to look around: something has ended, or is to end.
+    Look,
+}
+
+/// The journal, held.
+pub struct Held {
+    /// `None`: ended, in order or not.
+    journal: Option<Journal>,
+    storage: Arc<dyn Storage>,
+    /// Why nothing goes on here.
+    failed: Option<Error>,
+}
+
+impl Held {
+    /// Opens the journal at `path`.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let journal = Journal::open_ports_closed(path, WRITER)?;
+        Ok(Self { storage: journal.storage(), journal: Some(journal), failed: None })
+    }
+
+    /// Takes over a journal that was just made.
+    pub fn take_over(journal: Journal) -> Result<Self, Error> {
+        let mut held = Self { storage: journal.storage(), journal: Some(journal), failed: None };
+        held.rest()?;
+        Ok(held)
+    }
+
+    /// The journal.
+    pub fn journal(&mut self) -> Result<&mut Journal, Error> {
+        self.journal.as_mut().ok_or_else(|| Error::Failed("the daemon is ending".into()))
+    }
+
+    /// Opens the ports: what is ingested belongs to a session of its own. Returns what a session begins with.
+    pub fn begin_ingest(&mut self, volumes: &[Volume], ports: &[Port]) -> Result<&mut Journal, Error> {
+        let journal = self.journal()?;
+        let space = journal.space();
+        // It would take room of what is kept for ending sessions in order.
+        if space.free <= space.reserved {
+            let what = format!(
+                "{}: the journal is full; make room before anything is ingested",
+                self.storage.name()
+            );
+            return Err(Error::Failed(what));
+        }
+        self.change(true, |storage| Journal::open_on(storage, replay::WRITER))?;
+        // Before a write is let in: should this session be killed, these are the ports that have a gap.
+        let journal = self.journal()?;
+        let set = journal.set_volumes(volumes).and_then(|()| journal.set_ports(ports));
+        if let Err(error) = set {
+            // No port is open yet, so nothing can be missing.
+            self.check();
+            self.rest()?;
+            return Err(error.into());
+        }
+        self.journal()
+    }
+
+    /// What was ingested is whole: ends its session in order.
+    pub fn end_ingest(&mut self, stay: bool) -> Result<Durable, Error> {
+        if stay {
+            return self.rest();
+        }
+        let journal = self.journal.take().ok_or_else(|| Error::Failed("the daemon is ending".into()))?;
+        journal.close().map_err(|error| self.fail(error))
+    }
+
+    /// What was ingested may not be whole: as if its session had been killed, but what was appended is kept.
+    pub fn abandon_ingest(&mut self) {
+        // If it fails, the change below says so.
+        let _ = self.journal().map(|journal| journal.sync());
+        let _ = self.change(false, |storage| Journal::open_ports_closed_on(storage, WRITER));
+    }
+
+    fn rest(&mut self) -> Result<Durable, Error> {
+        self.change(true, |storage| Journal::open_ports_closed_on(storage, WRITER))
+    }
+
+    /// Ends the session and begins the next.
+    fn change(
+        &mut self,
+        in_order: bool,
+        open: impl FnOnce(Arc<dyn Storage>) -> Result<Journal, journal::Error>,
+    ) -> Result<Durable, Error> {
+        let journal = self.journal.take().ok_or_else(|| Error::Failed("the daemon is ending".into()))?;
+        let durable = match in_order {
+            true => journal.close(),
+            false => Ok(journal.durable().clone()),
+        };
+        let durable = durable.map_err(|error| self.fail(error))?;
+        self.journal = Some(open(Arc::clone(&self.storage)).map_err(|error| self.fail(error))?);
+        Ok(durable)
+    }
+
+    /// Looks whether the journal still goes on, after something was done with it in vain.
+    pub fn check(&mut self) {
+        // It writes nothing that wouldn't be written anyway, and says whether there was an I/O error before.
+        let stopped = self.journal.as_mut().and_then(|journal| journal.flush().err());
+        if let Some(stopped) = stopped {
+            self.journal = None;
+            self.fail(stopped);
+        }
+    }
+
+    /// Nothing goes on here after this error. Returns a word of it for the one who had asked.
+    fn fail(&mut self, error: journal::Error) -> Error {
+        let told = Error::Failed(format!("{error}; the daemon ends"));
+        self.failed.get_or_insert(error.into());
+        told
+    }
+
+    /// Ends in order what is still open.
+    pub fn close(&mut self) -> Result<(), Error> {
+        match (self.failed.take(), self.journal.take()) {
+            (Some(failed), _) => Err(failed),
+            (None, Some(journal)) => Ok(journal.close().map(drop)?),
+            (None, None) => Ok(()),
+        }
+    }
+}
+
+/// Does what is sent, until the daemon is told to end and nothing is ingested any more, or until the journal fails.
+pub fn serve(held: &mut Held, work: &Receiver<Work>, desk: &Desk) {
+    while let Ok(work) = work.recv() {
+        let tell = match work {
+            Work::Do(job) => Some(job(held)),
+            Work::Look => None,
+        };
+        // First: whoever is told finds it in the status.
+        if let Some(journal) = &held.journal {
+            desk.look_at(journal);
+        }
+        if let Some(tell) = tell {
+            tell();
+        }
+        if held.failed.is_some() || desk.activity.is_over() {
+            break;
+        }
+    }
+}

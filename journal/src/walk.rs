@@ -49,29 +49,25 @@ impl Directory {
         let mut block = Block::ZERO;
         for slot in 0..head.geometry.segment_count {
             match read_header(storage, head, slot, &mut block)? {
-                Ok(header) if header.journal_id != head.journal_id() || header.slot.get() != slot => {
-                    directory.free.push(slot);
-                }
-                Ok(header) if header.role == role::RECEIVED && header.portion == 0 => {
-                    if header.sequence.get() < head.first_sequence() {
-                        directory.free.push(slot);
-                    } else {
-                        directory.places.push(Place {
-                            slot,
-                            sequence: header.sequence.get(),
-                            header: Some(header),
-                        });
-                    }
-                }
-                Ok(header) if header.role == role::FREE => directory.free.push(slot),
-                Ok(header) => directory.merged_segment(head, slot, header),
+                Ok(header) => directory.classify(head, slot, header),
                 Err(_) => unknown.push(slot),
             }
         }
-        directory.places.sort_by_key(|place| (place.sequence, place.header.map(|h| h.session.get())));
-        directory.merged.iter_mut().for_each(|places| places.sort_by_key(|place| place.sequence));
         directory.settle(storage, head, unknown)?;
         Ok(directory)
+    }
+
+    /// Puts a segment with an intact header where it belongs.
+    fn classify(&mut self, head: &Head, slot: u32, header: SegmentHeader) {
+        if header.journal_id != head.journal_id() || header.slot.get() != slot || header.role == role::FREE {
+            self.free.push(slot);
+        } else if header.role != role::RECEIVED || header.portion != 0 {
+            self.merged_segment(head, slot, header);
+        } else if header.sequence.get() < head.first_sequence() {
+            self.free.push(slot);
+        } else {
+            self.places.push(Place { slot, sequence: header.sequence.get(), header: Some(header) });
+        }
     }
 
     /// A merged segment belongs to its portion if the superblock says so; else nobody ever relied on it.
@@ -88,9 +84,23 @@ impl Directory {
     /// A segment without an intact header is free, unless the chain lacks one and it tells by its
     /// seal or its first batch that it is that.
     fn settle(&mut self, storage: &dyn Storage, head: &Head, unknown: Vec<u32>) -> Result<(), Error> {
+        let mut block = Block::ZERO;
+        let mut headless = Vec::new();
         for slot in unknown {
             match told_by_content(storage, head, slot)? {
-                Some((portion @ 1.., sequence)) if head.is_merged(usize::from(portion), sequence) => {
+                None => self.free.push(slot),
+                // The owner may have taken it into use since its header was read, and begun to fill it.
+                Some(told) => match read_header(storage, head, slot, &mut block)? {
+                    Ok(header) => self.classify(head, slot, header),
+                    Err(_) => headless.push((slot, told)),
+                },
+            }
+        }
+        self.places.sort_by_key(|place| (place.sequence, place.header.map(|h| h.session.get())));
+        self.merged.iter_mut().for_each(|places| places.sort_by_key(|place| place.sequence));
+        for (slot, told) in headless {
+            match told {
+                (portion @ 1.., sequence) if head.is_merged(usize::from(portion), sequence) => {
                     let places = &mut self.merged[usize::from(portion)];
                     let at = places.partition_point(|place| place.sequence < sequence);
                     match places.get(at).is_some_and(|place| place.sequence == sequence) {
@@ -98,7 +108,7 @@ impl Directory {
                         false => places.insert(at, Place { slot, sequence, header: None }),
                     }
                 }
-                Some((0, sequence))
+                (0, sequence)
                     if sequence >= head.first_sequence()
                         && self.places.iter().all(|place| place.sequence != sequence) =>
                 {

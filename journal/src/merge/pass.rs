@@ -121,7 +121,7 @@ impl Taking<'_> {
                         open.incomplete.insert(record.header.port);
                     }
                     self.count(1, u64::from(bytes));
-                    self.cut(order);
+                    self.cut(order, stamp);
                 }
                 None => self.keep(&record)?,
             }
@@ -168,7 +168,7 @@ impl Taking<'_> {
                     if let Some(open) = &mut self.open {
                         open.incomplete.extend(invalid.map(|state| state.port));
                     }
-                    self.cut(record.header.number.get());
+                    self.cut(record.header.number.get(), stamp);
                 }
                 Kind::Gap | Kind::Marker => self.keep(&record)?,
                 _ => self.count(1, u64::from(record.header.payload_bytes.get())),
@@ -211,11 +211,13 @@ impl Taking<'_> {
         (open.last_order, open.last_timestamp) = (entry.last_order, entry.last_timestamp);
     }
 
-    /// A moment with a name ends the window that it lies in.
-    fn cut(&mut self, order: u64) {
+    /// A moment with a name ends the window that it lies in, at the stamp of its entry. `stamp` is that of what was taken
+    /// last, which a window of finer grain has at its own end.
+    fn cut(&mut self, order: u64, stamp: u64) {
         if self.grid.cuts.binary_search(&order).is_ok() {
-            let stamp = self.open.as_ref().map(|open| open.last_timestamp);
-            self.close(stamp);
+            let named = self.open.as_ref().map(|open| open.last_timestamp);
+            self.close(named);
+            self.pass.until = self.pass.until.max(stamp);
         }
     }
 

@@ -102,7 +102,7 @@ impl World {
             std::fs::write(&path, &bases[index]).unwrap();
             path
         });
-        let storage = Arc::new(FaultyStorage::new(4 << 20));
+        let storage = Arc::new(FaultyStorage::new(8 << 20));
         let technique = match kind {
             Kind::After => technique::AFTER,
             Kind::Before => technique::BEFORE,

@@ -2,8 +2,9 @@
 
 use crate::daemon;
 use crate::error::Error;
-use crate::output::{bytes, grouped, Output};
+use crate::output::{bytes, count, grouped, Output};
 use clap::Args;
+use journal::merge::Merged;
 use journal::{rfc3339, Delivered, FileStorage, JournalReader, Space};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -51,8 +52,99 @@ pub struct Status {
     pub ports: Vec<PortStatus>,
     /// What is being done.
     pub doing: Option<Doing>,
+    /// Merging; only a daemon tells.
+    #[serde(default)]
+    pub merging: Option<MergingStatus>,
     /// What one should know.
     pub warnings: Vec<String>,
+}
+
+/// What a daemon merges.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MergingStatus {
+    /// The schedule.
+    pub schedule: String,
+    /// A step is under way.
+    pub running: bool,
+    /// When the last step ended that did something, ns since 1970.
+    pub last_ended: Option<u64>,
+    /// What the steps did that came one behind the other up to then.
+    pub last: MergedStatus,
+    /// Since the daemon began: what was due only because room was short.
+    pub earlier: MergedStatus,
+    /// What is due and had to stay, and why.
+    pub held_back: Vec<String>,
+    /// Why the last step failed.
+    pub trouble: Option<String>,
+}
+
+/// What merging did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MergedStatus {
+    /// Steps.
+    pub steps: u64,
+    /// Windows that were made.
+    pub windows: u64,
+    /// Entries that went into them, and bytes of those.
+    pub entries_in: u64,
+    /// See `entries_in`.
+    pub bytes_in: u64,
+    /// Merged entries that were made of them, and bytes of those.
+    pub entries_out: u64,
+    /// See `entries_out`.
+    pub bytes_out: u64,
+    /// Segments that became free.
+    pub segments_freed: u64,
+    /// Segments that were written.
+    pub segments_written: u64,
+    /// Entries that were given up, and bytes that were rolled into bases before.
+    pub given_up: u64,
+    /// See `given_up`.
+    pub bytes_rolled: u64,
+    /// What is due and had to stay, and why.
+    pub held_back: Vec<String>,
+}
+
+impl From<&Merged> for MergedStatus {
+    fn from(merged: &Merged) -> Self {
+        Self {
+            steps: merged.steps,
+            windows: merged.windows,
+            entries_in: merged.entries_in,
+            bytes_in: merged.bytes_in,
+            entries_out: merged.entries_out,
+            bytes_out: merged.bytes_out,
+            segments_freed: merged.segments_freed,
+            segments_written: merged.segments_written,
+            given_up: merged.given_up,
+            bytes_rolled: merged.bytes_rolled,
+            held_back: merged.held_back.clone(),
+        }
+    }
+}
+
+impl std::fmt::Display for MergedStatus {
+    /// As a sentence goes on.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut parts = Vec::new();
+        if self.windows > 0 {
+            let entries = count(self.entries_in, "entry", "entries");
+            let windows = count(self.windows, "window", "windows");
+            let (from, to) = (bytes(self.bytes_in), bytes(self.bytes_out));
+            parts.push(format!("{entries} merged into {windows} ({from} into {to})"));
+        }
+        if self.given_up > 0 {
+            parts.push(format!("{} given up", count(self.given_up, "entry", "entries")));
+        }
+        if self.bytes_rolled > 0 {
+            parts.push(format!("{} rolled into bases", bytes(self.bytes_rolled)));
+        }
+        let net = self.segments_freed.saturating_sub(self.segments_written);
+        parts.push(format!("{} more free", count(net, "segment", "segments")));
+        write!(f, "{}", parts.join(", "))
+    }
 }
 
 /// Who has a journal open for writing.
@@ -181,6 +273,7 @@ fn of_file(arguments: &StatusOf) -> Result<Status, Error> {
         room,
         ports: Vec::new(),
         doing: None,
+        merging: None,
         warnings,
     })
 }
@@ -222,8 +315,26 @@ fn print(arguments: &StatusOf, status: &Status, output: &mut Output) -> Result<(
             output.line(format!("  doing    {what}: {} of {}{waits}", grouped(*done), grouped(*total)))?;
         }
     }
+    if let Some(merging) = &status.merging {
+        print_merging(merging, output)?;
+    }
     for warning in &status.warnings {
         output.line(format!("warning: {warning}"))?;
+    }
+    Ok(())
+}
+
+fn print_merging(merging: &MergingStatus, output: &mut Output) -> Result<(), Error> {
+    let running = if merging.running { "; a step is under way" } else { "" };
+    output.line(format!("  schedule {}{running}", merging.schedule))?;
+    if let Some(ended) = merging.last_ended {
+        output.line(format!("  merged   {}, at {}", merging.last, rfc3339(ended)))?;
+    }
+    if merging.earlier.steps > 0 {
+        output.line(format!("  earlier  than otherwise, for room was short: {}", merging.earlier))?;
+    }
+    for held_back in &merging.held_back {
+        output.line(format!("  kept     {held_back}"))?;
     }
     Ok(())
 }

@@ -537,11 +537,14 @@ impl Journal {
         }
     }
 
-    /// Free segments that are kept for others.
+    /// Free segments that are kept for others. What merging has it need not be kept.
     fn reserved(&self, claim: Claim) -> u32 {
+        self.reserved_beside(claim, self.lent)
+    }
+
+    fn reserved_beside(&self, claim: Claim, lent: u32) -> u32 {
         let g = &self.head.geometry;
-        // What merging has it need not be kept.
-        let merging = |kept: u32| kept.saturating_sub(self.lent);
+        let merging = |kept: u32| kept.saturating_sub(lent);
         match claim {
             Claim::Entry => {
                 let kept = g.reserved_merge.max(self.kept_for_merging);
@@ -670,14 +673,15 @@ impl Journal {
 
     /// Room.
     pub fn space(&self) -> Space {
-        let free = self.free.len() as u32;
+        // What merging has comes back, or more does.
+        let free = self.free.len() as u32 + self.lent;
         let seal = self.segment.seal_body_bytes(self.gather.descriptors().len(), self.table_bytes.len());
         let used = self.segment.next + seal + BLOCK_BYTES as u64;
         Space {
             segment_bytes: self.head.geometry.segment_bytes,
             segments: self.head.geometry.segment_count,
             free,
-            reserved: self.reserved(Claim::Entry).min(free),
+            reserved: self.reserved_beside(Claim::Entry, 0).min(free),
             for_merging: self.head.geometry.reserved_merge.max(self.kept_for_merging),
             open_bytes: self.head.geometry.segment_bytes.saturating_sub(used),
         }

@@ -384,7 +384,7 @@ fn a_full_journal_holds_ingest_up_and_loses_nothing_unsaid() {
     let warnings = full["warnings"].to_string();
     assert!(warnings.contains("room is short") && warnings.contains("the journal is full"), "{full}");
     // It stands still, and serves.
-    std::thread::sleep(Duration::from_millis(200));
+    daemon.wait_for("ingest takes no more");
     let later = daemon.status();
     for field in ["order", "doing", "durable_order"] {
         assert_eq!(later[field], full[field], "nothing more is taken");

@@ -3,7 +3,8 @@
 use super::activity::{NoTurn, Turn};
 use super::desk::Desk;
 use super::ingest::{self, Listener};
-use super::owner::Held;
+use super::merging::Asked;
+use super::owner::{Held, Work};
 use super::protocol::{
     Command, Request, Response, ResyncResult, RollBackResult, PROGRESS_EVERY, REQUEST_BYTES, REQUEST_WITHIN,
     TAKEN_WITHIN,
@@ -11,10 +12,12 @@ use super::protocol::{
 use crate::arguments::{Arguments, Replay};
 use crate::bookmark;
 use crate::error::Error;
+use crate::status::MergedStatus;
 use clap::Parser;
 use indicatif::ProgressBar;
+use journal::merge::MergeOptions;
 use journal::rollback::{RollbackOptions, Target};
-use journal::{Journal, Moment};
+use journal::{Journal, Moment, Schedule};
 use serde::Serialize;
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -127,8 +130,13 @@ fn answer(request: Request, client: &mut Client, desk: &Arc<Desk>) -> Answer {
         Command::Status => value(&desk.status()),
         Command::BookmarkAdd { name, at } => {
             let moment: Moment = at.parse()?;
-            let place = bookmark::place(&desk.name, moment)?;
-            let added = desk.ask(move |held| on(held, |journal| bookmark::add_to(journal, &name, place)))?;
+            // What can't be named is refused without the journal's thread. Then it is looked up once more where nothing
+            // is merged meanwhile.
+            bookmark::place(&desk.name, moment)?;
+            let file = desk.name.clone();
+            let added = desk.ask_between(move |held| {
+                on(held, |journal| bookmark::add_to(journal, &name, bookmark::place(&file, moment)?))
+            })?;
             value(&client.wait_for(&added, &ProgressBar::hidden())??)
         }
         Command::BookmarkRemove { name } => {
@@ -138,7 +146,7 @@ fn answer(request: Request, client: &mut Client, desk: &Arc<Desk>) -> Answer {
         Command::Resync { volume, primary, base } => {
             let turn = turn(client, desk, &format!("a resync of volume {volume}"), wait)?;
             let bar = turn.bar.clone();
-            let resynced = desk.ask(move |held| {
+            let resynced = desk.ask_between(move |held| {
                 let mut progress = shown_on(&turn.bar);
                 let done = on(held, |journal| Ok(journal.resync(&volume, &primary, &base, &mut progress)?));
                 drop(turn);
@@ -153,7 +161,7 @@ fn answer(request: Request, client: &mut Client, desk: &Arc<Desk>) -> Answer {
             };
             let turn = turn(client, desk, &format!("a rollback of volume {volume}"), wait)?;
             let bar = turn.bar.clone();
-            let rolled = desk.ask(move |held| {
+            let rolled = desk.ask_between(move |held| {
                 let mut progress = shown_on(&turn.bar);
                 let base = base.as_deref();
                 let options = RollbackOptions { volume: &volume, primary: &primary, base, to, allow_gaps };
@@ -164,6 +172,24 @@ fn answer(request: Request, client: &mut Client, desk: &Arc<Desk>) -> Answer {
                 done
             })?;
             value(&RollBackResult(client.wait_for(&rolled, &bar)??))
+        }
+        Command::Merge { schedule, short, all, bases } => {
+            if let Some((_, relative)) = bases.iter().find(|(_, base)| !base.is_absolute()) {
+                return Err(Error::Misuse(format!(
+                    "{}: the base's name is not absolute",
+                    relative.display()
+                )));
+            }
+            if let Some(schedule) = schedule {
+                let schedule: Schedule = schedule.parse().map_err(Error::Misuse)?;
+                let set =
+                    desk.ask_between(move |held| on(held, |journal| Ok(journal.set_schedule(&schedule)?)))?;
+                client.wait_for(&set, &ProgressBar::hidden())??;
+            }
+            let (tell, told) = sync_channel(1);
+            let bases = bases.into_iter().collect();
+            desk.send(Work::Merge(Asked::new(MergeOptions { short, freeing_only: !all, bases }, tell)))?;
+            value(&MergedStatus::from(&client.wait_for(&told, &ProgressBar::hidden())??))
         }
         Command::Replay { arguments, folder } => {
             let replay = parse_replay(arguments, &folder)?;

@@ -1,9 +1,9 @@
 //! Where the daemon's threads meet: they leave work for the journal's thread here, and read what it last saw.
 
 use super::activity::{Activity, NoTurn, Turn};
-use super::owner::{Held, Tell, Work};
+use super::owner::{Held, Job, Tell, Work};
 use crate::error::Error;
-use crate::status::{self, Doing, Owner, PortStatus, Room, Status};
+use crate::status::{self, Doing, MergingStatus, Owner, PortStatus, Room, Status};
 use journal::{Journal, PreviousEnd};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -43,6 +43,7 @@ struct Seen {
     unclean: bool,
     /// Why the daemon ends, if not because it was told to.
     fatal: Option<Error>,
+    merging: MergingStatus,
 }
 
 impl Desk {
@@ -69,14 +70,29 @@ impl Desk {
         &self,
         work: impl FnOnce(&mut Held) -> T + Send + 'static,
     ) -> Result<Receiver<T>, Error> {
-        let (give, take) = sync_channel(1);
-        let job = move |held: &mut Held| -> Tell {
-            let done = work(held);
-            // Whoever asked may be gone by now.
-            Box::new(move || drop(give.send(done)))
-        };
-        self.work.send(Work::Do(Box::new(job))).map_err(|_| over())?;
+        let (job, take) = job(work);
+        self.send(Work::Do(job))?;
         Ok(take)
+    }
+
+    /// [`Desk::ask`], for what can't be done while a step of merging is under way.
+    pub fn ask_between<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Held) -> T + Send + 'static,
+    ) -> Result<Receiver<T>, Error> {
+        let (job, take) = job(work);
+        self.send(Work::Between(job))?;
+        Ok(take)
+    }
+
+    /// Leaves work.
+    pub fn send(&self, work: Work) -> Result<(), Error> {
+        self.work.send(work).map_err(|_| over())
+    }
+
+    /// What merging does.
+    pub fn set_merging(&self, merging: &MergingStatus) {
+        self.seen().merging.clone_from(merging);
     }
 
     /// [`Desk::ask`], and waits.
@@ -85,6 +101,14 @@ impl Desk {
         work: impl FnOnce(&mut Held) -> T + Send + 'static,
     ) -> Result<T, Error> {
         self.ask(work)?.recv().map_err(|_| over())
+    }
+
+    /// [`Desk::ask_between`], and waits.
+    pub fn call_between<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Held) -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        self.ask_between(work)?.recv().map_err(|_| over())
     }
 
     /// The turn for something that excludes others.
@@ -162,6 +186,10 @@ impl Desk {
             warnings.push(status::UNCLEAN.into());
         }
         warnings.extend(seen.failure.clone());
+        warnings.extend(seen.merging.trouble.clone());
+        if seen.room.is_low() {
+            warnings.extend(seen.merging.held_back.iter().cloned());
+        }
         if self.activity.is_ending() {
             warnings.push("the daemon is ending".into());
         }
@@ -179,9 +207,20 @@ impl Desk {
                 total: running.bar.length().unwrap_or(0),
                 waits_for_room: running.waits_for_room,
             }),
+            merging: Some(seen.merging.clone()),
             warnings,
         }
     }
+}
+
+fn job<T: Send + 'static>(work: impl FnOnce(&mut Held) -> T + Send + 'static) -> (Job, Receiver<T>) {
+    let (give, take) = sync_channel(1);
+    let job = move |held: &mut Held| -> Tell {
+        let done = work(held);
+        // Whoever asked may be gone by now.
+        Box::new(move || drop(give.send(done)))
+    };
+    (Box::new(job), take)
 }
 
 fn over() -> Error {

@@ -15,6 +15,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::Arc;
 use std::thread;
+use std::time::{Duration, Instant};
+
+/// A full journal is said to be only after so long: where merging makes room, ingest waits for it often and shortly.
+const SAY_AFTER: Duration = Duration::from_millis(500);
 
 /// Who hears what an ingest says.
 #[derive(Clone)]
@@ -90,7 +94,7 @@ pub fn start(desk: &Arc<Desk>, turn: Turn, replay: Replay, listener: Listener) -
         });
         if session.load(Ordering::Acquire) {
             // The journal has ended if this fails, and the daemon says so.
-            let _ = desk.call(Held::abandon_ingest);
+            let _ = desk.call_between(Held::abandon_ingest);
         }
         desk.set_failure(result.as_ref().err().map(|error| format!("the last ingest failed: {error}")));
         match result {
@@ -134,8 +138,8 @@ struct Lease {
     opened: Opened,
     tables: Tables,
     end: End,
-    /// It was said that the journal is full.
-    full: bool,
+    /// The journal has been full since then; and that was said.
+    full: Option<(Instant, bool)>,
     /// The session is open, and hasn't been ended.
     session: Arc<AtomicBool>,
 }
@@ -153,14 +157,14 @@ impl Lease {
         let volumes = replay::volumes(replay, primaries, &tables)?;
         let ports = replay::ports(replay);
         let open = Arc::clone(session);
-        let begun = desk.call(move |held| {
+        let begun = desk.call_between(move |held| {
             let journal = held.begin_ingest(&volumes, &ports)?;
             open.store(true, Ordering::Release);
             Ok::<_, Error>((journal.opened().clone(), journal.tables().clone(), journal.end()))
         })?;
         let (opened, tables, end) = begun?;
         let (desk, listener, session) = (Arc::clone(desk), listener.clone(), Arc::clone(session));
-        Ok(Self { desk, listener, opened, tables, end, full: false, session })
+        Ok(Self { desk, listener, opened, tables, end, full: None, session })
     }
 
     /// What befell the journal's thread, as the journal would say it.
@@ -193,8 +197,10 @@ impl Ledger for Lease {
                 Ok(journal) => Ledger::append(journal, &mut batch, &delivered),
                 Err(_) => Err(gone),
             };
-            if result.as_ref().is_err_and(|error| !matches!(error, journal::Error::Full { .. })) {
-                held.check();
+            match &result {
+                Ok(()) => {}
+                Err(journal::Error::Full { .. }) => held.no_room = true,
+                Err(_) => held.check(),
             }
             (batch, result)
         });
@@ -220,12 +226,15 @@ impl Ledger for Lease {
     fn close(self: Box<Self>) -> Result<Durable, Error> {
         let stay = !self.desk.activity.is_ending();
         self.session.store(false, Ordering::Release);
-        self.desk.call(move |held| held.end_ingest(stay))?
+        self.desk.call_between(move |held| held.end_ingest(stay))?
     }
 
     fn on_full(&mut self, full: journal::Error) -> Result<(), Error> {
-        if !std::mem::replace(&mut self.full, true) {
+        let (since, said) = self.full.get_or_insert_with(|| {
             self.desk.activity.set_waits_for_room(true);
+            (Instant::now(), false)
+        });
+        if since.elapsed() >= SAY_AFTER && !std::mem::replace(said, true) {
             let what = format!("{full}: ingest takes no more, and goes on when there is room");
             say(format_args!("warning: {what}"));
             if let Listener::Client(_) = self.listener {
@@ -236,8 +245,9 @@ impl Ledger for Lease {
     }
 
     fn on_room(&mut self) {
-        if std::mem::replace(&mut self.full, false) {
-            self.desk.activity.set_waits_for_room(false);
+        let Some((_, said)) = self.full.take() else { return };
+        self.desk.activity.set_waits_for_room(false);
+        if said {
             let what = format!("{}: there is room again, and ingest goes on", self.desk.name.display());
             say(&what);
             if let Listener::Client(_) = self.listener {

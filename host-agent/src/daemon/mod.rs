@@ -6,6 +6,7 @@
 //! | `desk` | where threads leave work for it, and what it last saw |
 //! | `activity` | ingest, resync and rollback exclude each other |
 //! | `ingest` | a replay, on a thread of its own |
+//! | `merging` | merging beside ingest, on a thread of its own |
 //! | `control` | the socket and the signals |
 //! | `connection` | one client |
 //! | `protocol` | what goes over the socket |
@@ -19,13 +20,14 @@ mod connection;
 mod control;
 mod desk;
 mod ingest;
+mod merging;
 mod owner;
 mod protocol;
 
 pub use ask::{absolute_name, reach, replay, status, Reached};
 pub use protocol::{Bookmarked, Command, ResyncResult, RollBackResult};
 
-use crate::arguments::{Arguments, Replay, Size};
+use crate::arguments::{Arguments, Replay, Size, VolumeFile};
 use crate::error::Error;
 use crate::output::{count, Output};
 use crate::replay::tell_what_was_found;
@@ -33,6 +35,7 @@ use clap::{Args, Parser};
 use desk::Desk;
 use ingest::Listener;
 use journal::{CreateOptions, Journal, JournalReader};
+use merging::Merging;
 use owner::Held;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -53,6 +56,9 @@ pub struct Daemon {
     /// Size of the journal that is made, all of it allocated at once: 64M, 1G
     #[arg(long, value_name = "SIZE", default_value = "256M", requires = "create")]
     pub size: Size,
+    /// A volume's base: what the schedule keeps no longer is rolled into it
+    #[arg(long, value_name = "VOLUME=FILE")]
+    pub base: Vec<VolumeFile>,
     /// What to ingest at once: arguments of `replay`, but --journal, --create and --size
     #[arg(value_name = "REPLAY'S ARGUMENTS", trailing_var_arg = true, allow_hyphen_values = true)]
     pub replay: Vec<OsString>,
@@ -63,6 +69,8 @@ Examples:
   host-agent daemon j --create --size 256M --capture 0=port0.pcap.gz --primary 1.0=disk.img
   host-agent daemon j                  holds it, and waits to be asked
   host-agent replay --journal j …      runs in the daemon, and prints here
+  host-agent daemon j --base 1.0=base.img
+                                       and rolls into the base what the schedule keeps no longer
   host-agent status j
 
 It ends at SIGINT or SIGTERM: what is under way is settled, and everything is durable.";
@@ -78,6 +86,9 @@ pub fn run(arguments: &Daemon) -> Result<(), Error> {
     let (desk, work) = Desk::new(&arguments.journal, hexadecimal(&journal_id), &control);
     let journal = held.journal()?;
     desk.look_at(journal);
+    let bases =
+        arguments.base.iter().map(|base| (format!("{}.{}", base.shelf, base.slot), base.file.clone()));
+    let mut merging = Merging::start(&desk, bases.collect())?;
     let clients = control::start(&listener, &desk)?;
     output.line(format!(
         "holding {}: session {}, {}; process {}, control socket {}",
@@ -93,7 +104,7 @@ pub fn run(arguments: &Daemon) -> Result<(), Error> {
         let turn = turn.map_err(|_| Error::Failed("the daemon was told to end at once".into()))?;
         ingest::start(&desk, turn, replay, Listener::Daemon)?;
     }
-    owner::serve(&mut held, &work, &desk);
+    owner::serve(&mut held, &work, &desk, &mut merging);
     // Whoever still waits for this thread hears that it doesn't work any more.
     drop(work);
     let ended = held.close();

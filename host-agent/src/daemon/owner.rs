@@ -4,11 +4,14 @@
 //! closed, so that a daemon that is killed while it rests leaves no gap. Sessions change under one lock.
 
 use super::desk::Desk;
+use super::merging::{Asked, Merging};
 use crate::error::Error;
 use crate::replay;
+use journal::merge::MergeOutcome;
 use journal::{Durable, Journal, Port, Storage, Volume};
+use std::collections::VecDeque;
 use std::path::Path;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::Arc;
 
 /// Name and version, for the record of sessions in which the journal rests.
@@ -23,6 +26,13 @@ pub type Tell = Box<dyn FnOnce()>;
 pub enum Work {
     /// To be done.
     Do(Job),
+    /// To be done while no step of merging is under way: a session's end would pull the journal from under it, and a
+    /// moment that is to get a name must not be merged away meanwhile.
+    Between(Job),
+    /// To be merged.
+    Merge(Asked),
+    /// A step of merging has been done; `None`: an error in the program.
+    Merged(Option<Box<MergeOutcome>>),
     /// Only to look around: something has ended, or is to end.
     Look,
 }
@@ -34,18 +44,21 @@ pub struct Held {
     storage: Arc<dyn Storage>,
     /// Why nothing goes on here.
     failed: Option<Error>,
+    /// Entries had no room.
+    pub no_room: bool,
 }
 
 impl Held {
     /// Opens the journal at `path`.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let journal = Journal::open_ports_closed(path, WRITER)?;
-        Ok(Self { storage: journal.storage(), journal: Some(journal), failed: None })
+        Ok(Self { storage: journal.storage(), journal: Some(journal), failed: None, no_room: false })
     }
 
     /// Takes over a journal that was just made.
     pub fn take_over(journal: Journal) -> Result<Self, Error> {
-        let mut held = Self { storage: journal.storage(), journal: Some(journal), failed: None };
+        let mut held =
+            Self { storage: journal.storage(), journal: Some(journal), failed: None, no_room: false };
         held.rest()?;
         Ok(held)
     }
@@ -55,12 +68,15 @@ impl Held {
         self.journal.as_mut().ok_or_else(|| Error::Failed("the daemon is ending".into()))
     }
 
+    /// Entries can take no segment any more.
+    pub fn is_full(&self) -> bool {
+        self.journal.as_ref().map(Journal::space).is_some_and(|space| space.free <= space.reserved)
+    }
+
     /// Opens the ports: what is ingested belongs to a session of its own. Returns what a session begins with.
     pub fn begin_ingest(&mut self, volumes: &[Volume], ports: &[Port]) -> Result<&mut Journal, Error> {
-        let journal = self.journal()?;
-        let space = journal.space();
         // It would take room of what is kept for ending sessions in order.
-        if space.free <= space.reserved {
+        if self.is_full() {
             let what = format!(
                 "{}: the journal is full; make room before anything is ingested",
                 self.storage.name()
@@ -143,22 +159,50 @@ impl Held {
     }
 }
 
-/// Does what is sent, until the daemon is told to end and nothing is ingested any more, or until the journal fails.
-pub fn serve(held: &mut Held, work: &Receiver<Work>, desk: &Desk) {
-    while let Ok(work) = work.recv() {
-        let tell = match work {
-            Work::Do(job) => Some(job(held)),
-            Work::Look => None,
+/// Does what is sent, and merges beside it, until the daemon is told to end and nothing is under way any more, or until
+/// the journal fails.
+pub fn serve(held: &mut Held, work: &Receiver<Work>, desk: &Desk, merging: &mut Merging) {
+    let mut waiting = VecDeque::new();
+    loop {
+        merging.go_on(held, desk);
+        let work = match merging.look_again() {
+            // What waits would wait for ever if nobody sent anything any more.
+            _ if !waiting.is_empty() && merging.lets_others(held) => Ok(Work::Look),
+            None => work.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(pause) => work.recv_timeout(pause),
         };
-        // First: whoever is told finds it in the status.
+        match work {
+            Ok(Work::Do(job)) => run(job, held, desk),
+            Ok(Work::Between(job)) => {
+                merging.is_waited_for(held);
+                waiting.push_back(job);
+            }
+            Ok(Work::Merge(asked)) => merging.ask(asked),
+            Ok(Work::Merged(outcome)) => merging.finish(held, desk, outcome),
+            Ok(Work::Look) | Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+        // Before the next step is begun: they have waited for the last.
+        while merging.lets_others(held) {
+            let Some(job) = waiting.pop_front() else { break };
+            run(job, held, desk);
+        }
         if let Some(journal) = &held.journal {
             desk.look_at(journal);
         }
-        if let Some(tell) = tell {
-            tell();
-        }
-        if held.failed.is_some() || desk.activity.is_over() {
+        // A step that is under way writes to the journal.
+        if held.failed.is_some() || (desk.activity.is_over() && merging.rests()) {
             break;
         }
     }
+    merging.end(desk);
+}
+
+fn run(job: Job, held: &mut Held, desk: &Desk) {
+    let tell = job(held);
+    // First: whoever is told finds it in the status.
+    if let Some(journal) = &held.journal {
+        desk.look_at(journal);
+    }
+    tell();
 }

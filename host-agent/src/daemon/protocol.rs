@@ -5,6 +5,7 @@ use crate::error::Error;
 use journal::resync::Resynced;
 use journal::rollback::RolledBack;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -86,6 +87,21 @@ pub enum Command {
         /// Gaps may be crossed.
         #[serde(default)]
         allow_gaps: bool,
+    },
+    /// Merges what is due.
+    Merge {
+        /// The schedule from now on; left out: it stays.
+        #[serde(default)]
+        schedule: Option<String>,
+        /// What the schedule allows to shrink when room is short is due.
+        #[serde(default)]
+        short: bool,
+        /// Also where no room becomes free by it.
+        #[serde(default)]
+        all: bool,
+        /// Bases by their volumes' names, besides those that the daemon was given.
+        #[serde(default)]
+        bases: BTreeMap<String, PathBuf>,
     },
     /// Replays captures into the journal.
     Replay {

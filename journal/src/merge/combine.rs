@@ -4,13 +4,14 @@
 //! Both are maps of pointers, like an image's: the window's writes swept once with the last write winning, once with
 //! the first. Where both agree on where they come from, sectors form one merged entry.
 
+use crate::geometry::Geometry;
 use crate::history::{mark, Write};
 use crate::pit_map::{Extent, PitMap, Prefer};
 use layout::entry::{EntryHeader, Kind};
 use layout::journal_file::IndexRow;
 use layout::SECTOR_BYTES;
 
-/// Most sectors of a merged entry: large enough that headers don't matter, small enough to be read as a whole.
+/// Most sectors of a merged entry, where a segment has room for them: large enough that headers don't matter, small enough to be read as a whole.
 const MOST_SECTORS: u64 = 128;
 
 /// An image of a piece: where its bytes are.
@@ -44,6 +45,13 @@ pub(super) struct Piece {
 pub(super) struct Combined {
     pub pieces: Vec<Piece>,
     extents: Vec<Extent>,
+    /// Most sectors of a piece.
+    most: u64,
+}
+
+/// Most sectors of a merged entry in a journal: with both images it has to fit an empty segment.
+pub(super) fn most_sectors(geometry: &Geometry) -> u64 {
+    (geometry.largest_payload() as u64 / 2 / SECTOR_BYTES as u64).clamp(1, MOST_SECTORS)
 }
 
 impl Combined {
@@ -62,11 +70,11 @@ impl Combined {
         self.pieces.iter().map(each).sum()
     }
 
-    /// Combines writes that were read with `Wanted::Each`.
-    pub fn of(writes: &[Write]) -> Self {
+    /// Combines writes that were read with `Wanted::Each` into pieces of `most` sectors at most.
+    pub fn of(writes: &[Write], most: u64) -> Self {
         let last = PitMap::build(writes.iter().map(as_after).collect(), Prefer::Last);
         let first = PitMap::build(writes.iter().filter_map(as_before).collect(), Prefer::First);
-        let mut combined = Combined { pieces: Vec::new(), extents: Vec::new() };
+        let mut combined = Combined { pieces: Vec::new(), extents: Vec::new(), most };
         let mut before = first.extents().iter().copied().peekable();
         for after in last.extents() {
             let mut at = after.lba;
@@ -80,7 +88,7 @@ impl Combined {
                     Some(extent) => (None, extent.lba),
                     None => (None, u64::MAX),
                 };
-                let end = end.min(after.end()).min(at + MOST_SECTORS);
+                let end = end.min(after.end()).min(at + most);
                 combined.add(after.cut(at, end), over.map(|extent| extent.cut(at, end)));
                 at = end;
             }
@@ -124,7 +132,7 @@ impl Combined {
         self.pieces.last().is_some_and(|last| {
             let same = |piece: &Piece| (piece.kind, piece.no_image, piece.zero, piece.doubtful, piece.port);
             last.lba + last.sectors == piece.lba
-                && last.sectors + piece.sectors <= MOST_SECTORS
+                && last.sectors + piece.sectors <= self.most
                 && same(last) == same(piece)
         })
     }
@@ -241,11 +249,12 @@ mod tests {
                     }
                 }
             }
-            let combined = Combined::of(&writes);
+            let most = rng.random_range(1..=MOST_SECTORS);
+            let combined = Combined::of(&writes, most);
             let mut covered = [false; SECTORS];
             let mut end = 0;
             for piece in &combined.pieces {
-                assert!(piece.lba >= end && piece.sectors <= MOST_SECTORS, "seed {seed}");
+                assert!(piece.lba >= end && piece.sectors <= most, "seed {seed}");
                 end = piece.lba + piece.sectors;
                 let flat = |half: Option<Half>| -> Vec<(u64, u64, bool)> {
                     let extents = half.map_or(&[][..], |half| combined.extents(half));

@@ -75,7 +75,8 @@ pub struct Merged {
 }
 
 impl Merged {
-    fn add(&mut self, step: &Merged) {
+    /// Counts a step too. What is held back is what the last step says.
+    pub fn add(&mut self, step: &Merged) {
         self.steps += step.steps;
         self.windows += step.windows;
         self.entries_in += step.entries_in;

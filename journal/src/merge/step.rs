@@ -1,6 +1,6 @@
 //! One step: what is due is read, combined window by window, and written.
 
-use super::combine::{Combined, Half, Piece};
+use super::combine::{most_sectors, Combined, Half, Piece};
 use super::due::{due, Due};
 use super::final_watermark::final_watermark;
 use super::give_up::{give_up, roll, GiveUp};
@@ -225,8 +225,9 @@ pub(super) fn segments_given_up(
 /// Segments that the merged windows will take, rounded up.
 fn segments_needed(reader: &JournalReader, taken: &Pass, writes: &[ByWindow]) -> u64 {
     let block = BLOCK_BYTES as u64;
+    let most = most_sectors(&reader.head().geometry);
     let window = |index: usize| -> u64 {
-        let pieces: u64 = writes.iter().map(|writes| Combined::of(writes.window(index)).bytes()).sum();
+        let pieces: u64 = writes.iter().map(|writes| Combined::of(writes.window(index), most).bytes()).sum();
         // Head of a batch, port table, the window's record, and padding.
         (pieces + block).next_multiple_of(block)
     };
@@ -341,7 +342,8 @@ impl Writing<'_, '_> {
         self.output.push(&Record::new(header, payload.as_bytes()), Kind::Merged)?;
         let mut buffer = Vec::new();
         for (which, volume) in self.volumes.iter().enumerate() {
-            let combined = Combined::of(self.writes[which].window(index));
+            let most = most_sectors(&self.reader.head().geometry);
+            let combined = Combined::of(self.writes[which].window(index), most);
             for piece in &combined.pieces {
                 self.piece(window, volume, &combined, piece, &mut buffer)?;
             }

@@ -44,6 +44,8 @@ pub(super) struct Piece {
 pub(super) struct Combined {
     pub pieces: Vec<Piece>,
     extents: Vec<Extent>,
+    /// Most sectors of a piece.
+    most: u64,
 }
 
 impl Combined {
@@ -62,11 +64,12 @@ impl Combined {
         self.pieces.iter().map(each).sum()
     }
 
-    /// Combines writes that were read with `Wanted::Each`.
-    pub fn of(writes: &[Write]) -> Self {
+    /// Combines writes that were read with `Wanted::Each`, into pieces with `largest_payload` bytes at most.
+    pub fn of(writes: &[Write], largest_payload: usize) -> Self {
+        let most = MOST_SECTORS.min(largest_payload as u64 / 2 / SECTOR_BYTES as u64).max(1);
         let last = PitMap::build(writes.iter().map(as_after).collect(), Prefer::Last);
         let first = PitMap::build(writes.iter().filter_map(as_before).collect(), Prefer::First);
-        let mut combined = Combined { pieces: Vec::new(), extents: Vec::new() };
+        let mut combined = Combined { pieces: Vec::new(), extents: Vec::new(), most };
         let mut before = first.extents().iter().copied().peekable();
         for after in last.extents() {
             let mut at = after.lba;
@@ -80,7 +83,7 @@ impl Combined {
                     Some(extent) => (None, extent.lba),
                     None => (None, u64::MAX),
                 };
-                let end = end.min(after.end()).min(at + MOST_SECTORS);
+                let end = end.min(after.end()).min(at + most);
                 combined.add(after.cut(at, end), over.map(|extent| extent.cut(at, end)));
                 at = end;
             }
@@ -124,7 +127,7 @@ impl Combined {
         self.pieces.last().is_some_and(|last| {
             let same = |piece: &Piece| (piece.kind, piece.no_image, piece.zero, piece.doubtful, piece.port);
             last.lba + last.sectors == piece.lba
-                && last.sectors + piece.sectors <= MOST_SECTORS
+                && last.sectors + piece.sectors <= self.most
                 && same(last) == same(piece)
         })
     }
@@ -241,7 +244,7 @@ mod tests {
                     }
                 }
             }
-            let combined = Combined::of(&writes);
+            let combined = Combined::of(&writes, 1 << 20);
             let mut covered = [false; SECTORS];
             let mut end = 0;
             for piece in &combined.pieces {

@@ -262,6 +262,15 @@ impl Journal {
             superblock.features_read |= features::MERGED;
             superblock.features_write |= features::MERGED;
         }
+        if change.target.is_none() {
+            // What is given up is the oldest that there is: older portions are empty, and history doesn't begin there.
+            for older in superblock.portions.iter_mut().skip(change.source + 1) {
+                if older.role == role::MERGED {
+                    older.from_order = change.from_order.into();
+                    older.after_timestamp = change.after_timestamp.into();
+                }
+            }
+        }
         let source = &mut superblock.portions[change.source];
         source.first_sequence = change.first_sequence.into();
         source.from_order = change.from_order.into();

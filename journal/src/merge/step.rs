@@ -234,8 +234,10 @@ pub(super) fn segments_given_up(
 /// Segments that the merged windows will take, rounded up.
 fn segments_needed(reader: &JournalReader, taken: &Pass, writes: &[ByWindow]) -> u64 {
     let block = BLOCK_BYTES as u64;
+    let largest = reader.head().geometry.largest_payload();
     let window = |index: usize| -> u64 {
-        let pieces: u64 = writes.iter().map(|writes| Combined::of(writes.window(index)).bytes()).sum();
+        let pieces: u64 =
+            writes.iter().map(|writes| Combined::of(writes.window(index), largest).bytes()).sum();
         // Head of a batch, port table, the window's record, and padding.
         (pieces + block).next_multiple_of(block)
     };
@@ -349,8 +351,9 @@ impl Writing<'_, '_> {
         header.seal(payload.as_bytes());
         self.output.push(&Record::new(header, payload.as_bytes()), Kind::Merged)?;
         let mut buffer = Vec::new();
+        let largest = self.reader.head().geometry.largest_payload();
         for (which, volume) in self.volumes.iter().enumerate() {
-            let combined = Combined::of(self.writes[which].window(index));
+            let combined = Combined::of(self.writes[which].window(index), largest);
             for piece in &combined.pieces {
                 self.piece(window, volume, &combined, piece, &mut buffer)?;
             }

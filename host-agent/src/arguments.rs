@@ -1,7 +1,7 @@
 //! The command line, and the help that teaches it.
 
 use crate::error::Error;
-use crate::{base, bookmark, diff, image, resync, size};
+use crate::{base, bookmark, diff, image, resync, size, volume};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use journal::image::Backing;
 use journal::{JournalReader, Moment, When};
@@ -72,6 +72,9 @@ pub enum Command {
     /// Name moments
     #[command(subcommand)]
     Bookmark(bookmark::Bookmark),
+    /// List volumes, and change the size of one
+    #[command(subcommand)]
+    Volume(volume::Volume),
     /// Make, take over and look at bases
     #[command(subcommand)]
     Base(base::Base),

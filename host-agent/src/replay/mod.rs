@@ -37,7 +37,7 @@ use recorder::Recorder;
 use run::Run;
 use sim::target::VbladeModel;
 use software::SoftwareEngine;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Name and version, for the journal's session record.
@@ -146,7 +146,13 @@ fn open_journal(arguments: &Replay, primaries: &[Primary], images: Images) -> Re
         let options = CreateOptions {
             bytes: Some(arguments.size.0),
             segment_bytes: None,
-            volumes: primary::volumes(primaries, &Tables::default(), images)?,
+            volumes: primary::volumes(
+                primaries,
+                &Tables::default(),
+                &BTreeMap::new(),
+                &arguments.journal,
+                images,
+            )?,
             ports,
             writer: WRITER.into(),
         };
@@ -157,7 +163,9 @@ fn open_journal(arguments: &Replay, primaries: &[Primary], images: Images) -> Re
     }
     // Looked at first: opening begins a session, and one that doesn't end in order leaves a gap.
     if let Ok(reader) = JournalReader::open(&arguments.journal) {
-        primary::card_table(&primary::volumes(primaries, reader.tables(), images)?)?;
+        let sectors = reader.sectors_now()?;
+        let volumes = primary::volumes(primaries, reader.tables(), &sectors, &arguments.journal, images)?;
+        primary::card_table(&volumes)?;
     }
     let mut journal = Journal::open(&arguments.journal, WRITER).map_err(|error| match &error {
         journal::Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
@@ -166,7 +174,8 @@ fn open_journal(arguments: &Replay, primaries: &[Primary], images: Images) -> Re
         _ => error.into(),
     })?;
     tell_what_was_found(arguments, &journal);
-    let volumes = primary::volumes(primaries, journal.tables(), images)?;
+    let sectors = JournalReader::open(&arguments.journal)?.sectors_now()?;
+    let volumes = primary::volumes(primaries, journal.tables(), &sectors, &arguments.journal, images)?;
     journal.set_volumes(&volumes)?;
     journal.set_ports(&ports)?;
     Ok(journal)

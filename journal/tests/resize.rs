@@ -66,7 +66,7 @@ fn check_moment(world: &mut World, at: Moment, count: usize) -> Result<(), Error
 
 #[test]
 fn any_moment_has_the_size_that_the_volume_had() {
-    each_seed(800_000, 60, |seed| {
+    each_seed(800_000, 30, |seed| {
         let mut world = World::resizing(seed);
         for _ in 0..world.rng.random_range(10..120) {
             world.step();
@@ -95,7 +95,7 @@ fn any_moment_has_the_size_that_the_volume_had() {
 /// An image over primary stays what it is while primary is cut and extended under it.
 #[test]
 fn an_image_over_primary_stays_while_primary_is_resized() {
-    each_seed(810_000, 40, |seed| {
+    each_seed(810_000, 25, |seed| {
         let mut world = World::resizing(seed);
         if world.kind == Kind::After {
             return;
@@ -145,7 +145,7 @@ fn schedule(world: &mut World, all: bool) -> Schedule {
 /// Windows that reach over resizes: what is still a moment is what it was.
 #[test]
 fn merged_windows_may_reach_over_a_resize() {
-    each_seed(820_000, 50, |seed| {
+    each_seed(820_000, 25, |seed| {
         let mut world = World::resizing(seed);
         let schedule = schedule(&mut world, true);
         world.journal().set_schedule(&schedule).unwrap();
@@ -195,7 +195,7 @@ fn count_at(world: &World, at: Moment) -> usize {
 /// What expires is rolled into bases over resizes, and markers that are given up leave their size in the row.
 #[test]
 fn bases_are_rolled_on_over_resizes() {
-    each_seed(830_000, 40, |seed| {
+    each_seed(830_000, 16, |seed| {
         let mut world = World::resizing(seed);
         // What was rolled into a base is no longer called doubtful.
         world.certain = true;
@@ -317,7 +317,7 @@ fn a_crash_at_any_write_of_a_resize() {
 /// and be undone.
 #[test]
 fn a_rollback_over_a_resize() {
-    each_seed(850_000, 60, |seed| {
+    each_seed(850_000, 30, |seed| {
         let mut world = World::resizing(seed);
         world.certain = true;
         for _ in 0..world.rng.random_range(20..80) {

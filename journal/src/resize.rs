@@ -11,15 +11,17 @@
 use crate::backing;
 use crate::error::Error;
 use crate::image::{next_data, open_backing, Backing};
+use crate::payloads::Payloads;
 use crate::reader::JournalReader;
 use crate::record::OwnedRecord;
 use crate::rollback::entry_kind;
 use crate::sizes::{Sizes, MOST_SECTORS};
 use crate::tables::Volume;
 use crate::writer::Journal;
-use layout::entry::{flags, Encoding, EntryHeader, Journaled, Kind, Resize, Updated};
+use layout::entry::{flags, Encoding, EntryHeader, Journaled, Kind, Resize, Updated, NO_INDEX};
 use layout::journal_file::technique;
 use layout::SECTOR_BYTES;
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::path::Path;
 use std::sync::Arc;
@@ -50,6 +52,7 @@ impl Journal {
             return Err(Error::Invalid(format!("a volume has 1 to {MOST_SECTORS} sectors, not {sectors}")));
         }
         self.sync()?;
+        self.settle_what_was_left(&volume)?;
         let before = sizes(self, &volume)?.now();
         let mut resized = Resized { before, after: sectors, entries: 0 };
         if sectors == before {
@@ -72,16 +75,55 @@ impl Journal {
         // 2. Whatever primary does with the lost sectors, they are zeroes to everyone. A crash before this leaves
         //    zeroes that are called doubtful, where nothing is any more.
         for entry in written {
-            let mut header = self.next_header(Kind::Completion, entry.port, entry.volume.get());
-            header.number = entry.number;
-            header.lba = entry.lba;
-            header.sectors = entry.sectors;
-            header.set_status(Journaled::Pending, Updated::Updated);
-            header.seal(&[]);
-            self.append_own(&OwnedRecord { header, payload: Vec::new() })?;
+            self.append_answer(&entry, Updated::Updated)?;
         }
         self.sync()?;
         Ok(resized)
+    }
+
+    /// What an interrupted resize, or rollback, of the volume left pending nobody answers any more: it is unknown from
+    /// here on, or nothing behind it would ever be merged. The owner's own entries are known by having no source.
+    fn settle_what_was_left(&mut self, volume: &Volume) -> Result<(), Error> {
+        if !self.ports_closed {
+            return Ok(());
+        }
+        let reader = JournalReader::open_on(Arc::clone(&self.storage))?;
+        let payloads = Payloads::new(&reader);
+        let mut pending: BTreeMap<(u16, u64), (u32, u64)> = BTreeMap::new();
+        for source in reader.sources()?.iter().filter(|source| source.portion == 0) {
+            let part = source.load(&reader)?;
+            for note in &part.notes {
+                let key = (reader.arbiter(note.port), note.number.get());
+                match Kind::from_byte(note.kind) {
+                    Ok(Kind::Completion) => drop(pending.remove(&key)),
+                    Ok(Kind::After | Kind::Before | Kind::Both)
+                        if note.status >> 4 == Updated::Pending as u8 =>
+                    {
+                        pending.insert(key, (part.slot, u64::from(note.descriptor.get())));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        for (slot, descriptor) in pending.into_values() {
+            let record = payloads.record(slot, descriptor)?;
+            let own = record.header.source.get() == NO_INDEX && record.session < self.chain.session;
+            if own && record.header.volume.get() == volume.index {
+                self.append_answer(&record.header, Updated::Unknown)?;
+            }
+        }
+        self.sync()?;
+        Ok(())
+    }
+
+    fn append_answer(&mut self, entry: &EntryHeader, updated: Updated) -> Result<(), Error> {
+        let mut header = self.next_header(Kind::Completion, entry.port, entry.volume.get());
+        header.number = entry.number;
+        header.lba = entry.lba;
+        header.sectors = entry.sectors;
+        header.set_status(Journaled::Pending, updated);
+        header.seal(&[]);
+        self.append_own(&OwnedRecord { header, payload: Vec::new() })
     }
 
     fn zero_what_is_lost(

@@ -283,6 +283,11 @@ fn a_crash_at_any_write_of_a_resize() {
                         if turn == 1 {
                             let primary = world.files[0].0.clone();
                             world.journal().resize(NAMES[0], sectors, Some(&primary)).unwrap();
+                            let reader = JournalReader::open_on(shared(&world)).unwrap();
+                            let open = reader.entries().unwrap().filter(|entry| {
+                                entry.as_ref().unwrap().updated == layout::entry::Updated::Pending
+                            });
+                            assert_eq!(open.count(), 0, "nothing holds merging back");
                         }
                         world.take_up_resize(0, sectors).unwrap();
                         let reader = JournalReader::open_on(shared(&world)).unwrap();

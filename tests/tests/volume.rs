@@ -14,7 +14,7 @@ fn a_volume_gets_another_size_and_earlier_moments_stay() {
     let journal = path("journal");
     let (volume, bytes) = set.volumes().into_iter().next().unwrap();
     let (primary, base) = (path(&format!("{volume}.img")), path(&format!("{volume}.base")));
-    let sectors = bytes as u64 / 512;
+    let sectors = bytes / 512;
     let size_of = |line: &serde_json::Value| line["sectors"].as_u64();
     let listed = |journal: &str| {
         let lines = agent(["volume", "list", journal, "--json"]).fine().json_lines();

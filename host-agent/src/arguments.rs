@@ -1,7 +1,7 @@
 //! The command line, and the help that teaches it.
 
 use crate::error::Error;
-use crate::{base, bookmark, daemon, diff, image, resync, size, status};
+use crate::{base, bookmark, daemon, diff, image, resync, size, status, volume};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use journal::image::Backing;
 use journal::{JournalReader, Moment, When};
@@ -79,6 +79,9 @@ pub enum Command {
     /// Name moments
     #[command(subcommand)]
     Bookmark(bookmark::Bookmark),
+    /// List volumes, and change the size of one
+    #[command(subcommand)]
+    Volume(volume::Volume),
     /// Make, take over and look at bases
     #[command(subcommand)]
     Base(base::Base),

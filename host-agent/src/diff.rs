@@ -44,6 +44,8 @@ struct Printed<'a> {
     from_timestamp: u64,
     to_order: u64,
     to_timestamp: u64,
+    from_bytes: u64,
+    to_bytes: u64,
     changed_bytes: u64,
     extents: Vec<Extent>,
     ports: Vec<Port>,
@@ -96,6 +98,8 @@ fn printed<'a>(arguments: &'a Diff, found: &Difference, changed_bytes: u64) -> P
         from_timestamp: found.from.1,
         to_order: found.to.0,
         to_timestamp: found.to.1,
+        from_bytes: found.sizes.0,
+        to_bytes: found.sizes.1,
         changed_bytes,
         extents: extents.map(|e| Extent { offset: e.offset, bytes: e.bytes, port: e.port }).collect(),
         ports: ports
@@ -119,6 +123,10 @@ fn print(arguments: &Diff, found: &Difference, changed: u64, output: &mut Output
         bytes(changed),
         count(found.changed.len() as u64, "extent", "extents")
     ))?;
+    if found.sizes.0 != found.sizes.1 {
+        let (from, to) = (bytes(found.sizes.0), bytes(found.sizes.1));
+        output.line(format!("  the volume had {from}, then {to}"))?;
+    }
     for (port, change) in &found.ports {
         output.line(format!(
             "  port {port}: {}, {}",

@@ -1,7 +1,7 @@
 //! `host-agent`: Chronoswitch's command line.
 //!
 //! One file per command: [`replay`], [`daemon`], [`status`], [`log`], [`verify`], [`restore`], [`image`], [`diff`],
-//! [`bookmark`], [`base`], [`resync`], [`size`]. Data go to standard output,
+//! [`bookmark`], [`volume`], [`base`], [`resync`], [`size`]. Data go to standard output,
 //! everything else to standard error. Exit code 0: fine; 1: what was asked failed; 2: misuse.
 
 mod arguments;
@@ -21,6 +21,7 @@ mod resync;
 mod size;
 mod status;
 mod verify;
+mod volume;
 
 use arguments::{Arguments, Command};
 use clap::Parser;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         Command::Size(size) => size::run(size),
         Command::Resync(resync) => resync::run(resync),
         Command::Bookmark(bookmark) => bookmark::run(bookmark),
+        Command::Volume(volume) => volume::run(volume),
         Command::Base(base) => base::run(base),
     };
     match result {

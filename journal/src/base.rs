@@ -24,8 +24,14 @@ pub(crate) use check::{position, Watch};
 
 use crate::error::Error;
 use crate::moment::rfc3339;
+use layout::journal_file::BaseLabel;
 use std::fs::Metadata;
 use std::path::Path;
+
+/// The label beside a base, if there is one.
+pub(crate) fn label_of(base: &Path) -> Result<Option<BaseLabel>, Error> {
+    Ok(label::read(&label::path_of(base)?)?.map(|(found, _)| found))
+}
 
 /// An order with its stamp, as messages name it.
 fn at((order, timestamp): (u64, u64)) -> String {

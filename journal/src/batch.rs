@@ -120,9 +120,10 @@ fn header_makes_sense(h: &BatchHeader, room: u64) -> Result<(), String> {
     let (ports, descriptors) = (h.ports.get() as usize, h.descriptors.get() as usize);
     let crcs = h.block_crcs.get() as usize;
     let count = |n: u64| n > 0 && n < 1 << 62;
+    // Of a merged portion gaps and markers may come before the first entry of all: that batch names order 0.
+    let order = count(h.first_order.get()) || (h.portion > 0 && h.first_order.get() == 0);
     let sane = count(h.sequence.get())
-        // Gaps and markers that were merged may stand before the first entry.
-        && (count(h.first_order.get()) || (h.portion != 0 && h.first_order.get() == 0))
+        && order
         && ports <= MAXIMUM_PORTS
         && descriptors <= MAXIMUM_DESCRIPTORS
         && h.entries.get() as usize <= descriptors

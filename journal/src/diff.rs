@@ -40,6 +40,8 @@ pub struct Difference {
     /// Where, in order of location. Whether other data were written there than there had been is not
     /// looked at.
     pub changed: Vec<Changed>,
+    /// Bytes that the volume had at the first moment, and at the second.
+    pub sizes: (u64, u64),
     /// By port.
     pub ports: BTreeMap<u8, PortChange>,
     /// Writes that were not executed.
@@ -48,8 +50,8 @@ pub struct Difference {
     pub gaps: Vec<MissingSpan>,
 }
 
-/// The markers of a volume's rollbacks, in order, and how many writes to it there were behind the last one.
-pub(crate) fn rollbacks(reader: &JournalReader, volume: &str) -> Result<(Vec<Rollback>, u64), Error> {
+/// The markers of a volume's rollbacks with their stamps, in order, and how many writes to it there were behind the last one.
+pub(crate) fn rollbacks(reader: &JournalReader, volume: &str) -> Result<(Vec<(u64, Rollback)>, u64), Error> {
     let volume = reader.tables().volume(volume)?.clone();
     let payloads = Payloads::new(reader);
     let read = |after: Moment| {
@@ -57,7 +59,7 @@ pub(crate) fn rollbacks(reader: &JournalReader, volume: &str) -> Result<(Vec<Rol
         history::read(reader, &payloads, &volume, span, &mut |_, _| {})
     };
     let rollbacks = read(Moment::End)?.rollbacks;
-    let last = rollbacks.iter().map(|rollback| rollback.last_order.get()).max().unwrap_or(0);
+    let last = rollbacks.iter().map(|(_, rollback)| rollback.last_order.get()).max().unwrap_or(0);
     let later = read(Moment::Order(last))?.writes.len() as u64;
     Ok((rollbacks, later))
 }
@@ -71,6 +73,7 @@ pub fn diff(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Difference, Error> {
     let volume = reader.tables().volume(volume)?.clone();
+    let asked = (from, to);
     let (from, to) = (windows::locate(reader, from)?, windows::locate(reader, to)?);
     let payloads = Payloads::new(reader);
     let span = Span { after: Some(from), until: to, wanted: Wanted::Any };
@@ -96,6 +99,8 @@ pub fn diff(
             _ => changed.push(Changed { offset, bytes, port: extent.port }),
         }
     }
+    let bytes = |at, last_entry| found.sizes.at(at, last_entry).saturating_mul(sector);
+    let sizes = (bytes(asked.0, found.after_written), bytes(asked.1, found.until_written));
     let gaps = found.gaps.into_iter().filter(|gap| gap.to > before.1 && gap.from < after.1).collect();
-    Ok(Difference { from: before, to: after, changed, ports, skipped: found.skipped, gaps })
+    Ok(Difference { from: before, to: after, changed, sizes, ports, skipped: found.skipped, gaps })
 }

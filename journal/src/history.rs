@@ -7,6 +7,7 @@ use crate::moment::Moment;
 use crate::payloads::Payloads;
 use crate::reader::JournalReader;
 use crate::segment::{is_unsettled, lba, Indexed, OpenSegment};
+use crate::sizes::{self, Change, Sizes};
 use crate::storage::{self};
 use crate::tables::Volume;
 use crate::walk::{self, Place, Step, Walk};
@@ -14,7 +15,7 @@ use crate::windows;
 use layout::crc;
 use layout::entry::{flags, Encoding, Gap, GapReason, Kind, Rollback, Updated};
 use layout::journal_file::{
-    IndexRow, NoteRow, Portion, SealHeader, BATCH_HEADER_BYTES, BLOCK_BYTES, PAYLOAD_ALIGN,
+    IndexRow, MergedWindow, NoteRow, Portion, SealHeader, BATCH_HEADER_BYTES, BLOCK_BYTES, PAYLOAD_ALIGN,
 };
 use std::collections::HashMap;
 use zerocopy::FromBytes;
@@ -148,13 +149,18 @@ pub(crate) struct Found {
     pub gaps: Vec<MissingSpan>,
     /// Stamps at which the volume had been compared with primary in full.
     pub resynced: Vec<u64>,
-    /// Markers of rollbacks of the volume, in order.
-    pub rollbacks: Vec<Rollback>,
+    /// Markers of rollbacks of the volume with their stamps, in order.
+    pub rollbacks: Vec<(u64, Rollback)>,
+    /// Every size that the volume had.
+    pub sizes: Sizes,
     /// Stamp of the first entry of the journal, of any volume, behind `until`.
     pub next: Option<u64>,
     /// The last entry of the journal, of any volume, at or before `until`, and at or before `after`.
     pub until: (u64, u64),
     pub after: (u64, u64),
+    /// Stamps of those entries themselves, where `until` and `after` have the end of the window that they are in.
+    pub until_written: u64,
+    pub after_written: u64,
 }
 
 /// Is an entry at or before a moment?
@@ -179,9 +185,15 @@ pub(crate) struct Part {
 
 impl Part {
     /// Of its last entry; without any, the one before.
-    fn last_order(&self) -> u64 {
+    pub fn last_order(&self) -> u64 {
         let last = self.rows.iter().map(|row| u64::from(row.order.get())).max();
         last.map_or(self.first_order.saturating_sub(1), |last| self.first_order + last)
+    }
+
+    /// Of its last entry stamped at or before `stamp`; `None`: it has none.
+    pub fn last_order_before(&self, stamp: u64) -> Option<u64> {
+        let before = self.rows.iter().filter(|row| row.timestamp.get() <= stamp);
+        before.map(|row| self.first_order + u64::from(row.order.get())).max()
     }
 }
 
@@ -211,7 +223,7 @@ pub(crate) fn read_each(
         gather.part(&part, payloads)?;
         progress(gather.entries, reader.summary().order);
     }
-    gather.finish()
+    gather.finish(payloads)
 }
 
 /// A segment that holds a part of the history.
@@ -295,6 +307,9 @@ struct Gather<'a> {
     next: Option<u64>,
     until: (u64, u64),
     after: (u64, u64),
+    /// The last windows that `until` and `after` reached: last order, and where the record lies.
+    until_window: Option<(u64, u32, u64)>,
+    after_window: Option<(u64, u32, u64)>,
     gaps: Vec<MissingSpan>,
 }
 
@@ -305,7 +320,10 @@ impl<'a> Gather<'a> {
             reader,
             volumes,
             span,
-            found: volumes.iter().map(|_| Found::default()).collect(),
+            found: volumes
+                .iter()
+                .map(|volume| Found { sizes: Sizes::of(volume.sectors), ..Found::default() })
+                .collect(),
             entries: 0,
             unsettled: HashMap::new(),
             late: Vec::new(),
@@ -314,6 +332,8 @@ impl<'a> Gather<'a> {
             next: None,
             until: begins,
             after: begins,
+            until_window: None,
+            after_window: None,
             gaps: Vec::new(),
         }
     }
@@ -338,7 +358,7 @@ impl<'a> Gather<'a> {
                 }
                 Ok(Kind::Marker) => self.marker(note, part, payloads)?,
                 // A window may have nothing to show: its last order is reached all the same.
-                Ok(Kind::Merged) => drop(self.reach(note.number.get(), note.timestamp.get())),
+                Ok(Kind::Merged) => self.window(note, part),
                 Ok(_) => {
                     let arbiter = self.reader.arbiter(note.port);
                     if let Some(place) = open.remove(&(arbiter, note.timestamp.get())) {
@@ -350,6 +370,18 @@ impl<'a> Gather<'a> {
         }
         self.last_order = self.last_order.max(part.last_order());
         Ok(())
+    }
+
+    fn window(&mut self, note: &NoteRow, part: &Part) {
+        let (order, stamp) = (note.number.get(), note.timestamp.get());
+        let record = Some((order, part.slot, u64::from(note.descriptor.get())));
+        self.reach(order, stamp);
+        if reached(self.span.until, order, stamp) {
+            self.until_window = record;
+        }
+        if self.span.after.is_some_and(|after| reached(after, order, stamp)) {
+            self.after_window = record;
+        }
     }
 
     /// Notes that there is such an entry. Does it lie in the span?
@@ -395,13 +427,6 @@ impl<'a> Gather<'a> {
             return Ok(());
         }
         let mut marks = self.image(row, order, part)?;
-        let end = lba(row) + u64::from(row.sectors.get());
-        if end > self.volumes[which].sectors {
-            if updated == Updated::Updated {
-                return Err(self.outside(which, order, part));
-            }
-            marks |= mark::OUTSIDE;
-        }
         let place = (which, self.found[which].writes.len());
         if is_unsettled(updated) {
             marks |= mark::DOUBTFUL;
@@ -462,11 +487,7 @@ impl<'a> Gather<'a> {
     fn completion(&mut self, note: &NoteRow, part: &Part, payloads: &Payloads) -> Result<(), Error> {
         let key = (self.reader.arbiter(note.port), note.number.get());
         let late = note.flags.get() & flags::LATE != 0;
-        let last_before = || {
-            let before = part.rows.iter().filter(|row| row.timestamp <= note.timestamp);
-            let last = before.map(|row| part.first_order + u64::from(row.order.get())).max();
-            last.unwrap_or(self.last_order)
-        };
+        let last_before = || part.last_order_before(note.timestamp.get()).unwrap_or(self.last_order);
         let Some(place) = self.unsettled.get(&key).copied() else {
             if late && self.reader.head().history_begins_received() > 0 {
                 // Its entry may have been merged: where it wrote the answer itself says.
@@ -504,8 +525,14 @@ impl<'a> Gather<'a> {
         if note.flags.get() & flags::ROLLBACK != 0 {
             let payload = payloads.whole(&record)?;
             if let Ok((rollback, _)) = Rollback::read_from_prefix(&payload) {
-                self.found[which].rollbacks.push(rollback);
+                self.found[which].rollbacks.push((note.timestamp.get(), rollback));
             }
+        }
+        let resize = sizes::resize_of(&self.reader.file_name(), &record, || payloads.whole(&record))?;
+        if let Some((before, after)) = resize {
+            let stamp = note.timestamp.get();
+            let order = part.last_order_before(stamp).unwrap_or(self.last_order);
+            self.found[which].sizes.push(Change { stamp, order, before, after });
         }
         Ok(())
     }
@@ -523,19 +550,25 @@ impl<'a> Gather<'a> {
         self.gaps.push(MissingSpan { port: note.port, from, to, reason });
     }
 
-    fn finish(mut self) -> Result<Vec<Found>, Error> {
+    fn finish(mut self, payloads: &Payloads) -> Result<Vec<Found>, Error> {
         self.doubt_what_a_late_answer_may_have_overwritten();
+        let until_written = self.written(self.until, self.until_window, payloads)?;
+        let after_written = self.written(self.after, self.after_window, payloads)?;
         self.gaps.sort_by_key(|gap| (gap.from, gap.port));
         let mut all = std::mem::take(&mut self.found);
         for (which, found) in all.iter_mut().enumerate() {
-            for write in &found.writes {
-                let marks = write.marks();
-                if marks & mark::DROPPED != 0 {
+            let sizes = &found.sizes;
+            for write in &mut found.writes {
+                if write.marks() & mark::DROPPED != 0 {
                     continue;
                 }
-                if marks & mark::OUTSIDE != 0 && marks & mark::DOUBTFUL == 0 {
-                    return Err(self.outside(which, write.order(), &NOWHERE));
+                if write.end() > self.size_for(write, sizes) {
+                    if write.marks() & mark::DOUBTFUL == 0 {
+                        return Err(self.outside(which, write, sizes));
+                    }
+                    write.set(mark::OUTSIDE);
                 }
+                let marks = write.marks();
                 let single = matches!(self.span.wanted, Wanted::After | Wanted::Before);
                 if single && marks & (mark::NO_IMAGE | mark::OUTSIDE) == mark::NO_IMAGE {
                     found.without_image.get_or_insert(write.order());
@@ -547,8 +580,33 @@ impl<'a> Gather<'a> {
             found.skipped += (before - found.writes.len()) as u64;
             found.gaps.clone_from(&self.gaps);
             (found.next, found.until, found.after) = (self.next, self.until, self.after);
+            (found.until_written, found.after_written) = (until_written, after_written);
         }
         Ok(all)
+    }
+
+    /// Stamp of the last entry up to a moment.
+    fn written(
+        &self,
+        last: (u64, u64),
+        window: Option<(u64, u32, u64)>,
+        payloads: &Payloads,
+    ) -> Result<u64, Error> {
+        let Some((_, slot, descriptor)) = window.filter(|(order, ..)| *order == last.0) else {
+            return Ok(last.1);
+        };
+        let payload = payloads.whole(&payloads.record(slot, descriptor)?)?;
+        let window = MergedWindow::read_from_prefix(&payload);
+        Ok(window.map_or(last.1, |(window, _)| window.last_timestamp.get()))
+    }
+
+    /// Sectors of the volume when it was written. What was merged was looked at when it was, and in its window the
+    /// volume may have had several sizes.
+    fn size_for(&self, write: &Write, sizes: &Sizes) -> u64 {
+        match write.order() < self.reader.head().superblock.portions[0].from_order.get() {
+            true => sizes.largest(),
+            false => sizes.at_order(write.order()),
+        }
     }
 
     /// The target may have executed the write at any time up to its late answer: what was written to
@@ -582,18 +640,16 @@ impl<'a> Gather<'a> {
         }
     }
 
-    fn outside(&self, which: usize, order: u64, part: &Part) -> Error {
-        let volume = &self.volumes[which];
+    fn outside(&self, which: usize, write: &Write, sizes: &Sizes) -> Error {
         let what = format!(
-            "order:{order} updated sectors past the end of volume {}, which has {}",
-            volume.name(),
-            volume.sectors
+            "order:{} updated sectors past the end of volume {}, which had {}",
+            write.order(),
+            self.volumes[which].name(),
+            self.size_for(write, sizes)
         );
-        Error::corrupt(&self.reader.file_name(), self.reader.segment_offset(part.slot), what)
+        Error::corrupt(&self.reader.file_name(), write.place(), what)
     }
 }
-
-const NOWHERE: Part = Part { slot: 0, portion: 0, first_order: 0, rows: Vec::new(), notes: Vec::new() };
 
 /// `None`: the index is damaged.
 fn from_index(reader: &JournalReader, place: &Place, seal: &SealHeader) -> Result<Option<Part>, Error> {

@@ -20,12 +20,14 @@ use crate::payloads::Payloads;
 use crate::pit_map::{Extent, PitMap, Prefer};
 use crate::reader::JournalReader;
 use crate::record::takes_order;
+use crate::sizes;
 use crate::tables::Volume;
 use crate::windows;
 use layout::entry::{Encoding, Kind};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock};
 
 /// What an image's map leads to where the journal has nothing.
@@ -91,8 +93,12 @@ pub struct ImageFacts {
     pub gaps: Vec<MissingSpan>,
 }
 
+/// Times that a read begins anew because primary was given another size under it.
+const ATTEMPTS: usize = 3;
+
 /// An image. Reading it is possible from several threads.
 pub struct Image {
+    /// With the size that it had at the moment.
     volume: Volume,
     map: PitMap,
     /// What came to the journal since: in the direction over primary.
@@ -101,6 +107,10 @@ pub struct Image {
     payloads: Payloads,
     backing: File,
     backing_name: String,
+    /// What the backing has of the volume, and had when the image was opened; behind that there are zeroes.
+    backing_bytes: u64,
+    /// Sectors that the volume has now, as far as `since` goes.
+    sectors_now: AtomicU64,
     /// Sees a base go on under the image.
     watch: Option<base::Watch>,
     facts: ImageFacts,
@@ -117,7 +127,8 @@ impl Image {
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Self, Error> {
         let volume = reader.tables().volume(volume)?.clone();
-        let (backing_name, file) = open_backing(backing, &volume)?;
+        let (backing_name, file) = open_file(backing)?;
+        let asked = at;
         let at = windows::locate(&reader, at)?;
         let payloads = Payloads::new(&reader);
         let (span, prefer) = match backing {
@@ -127,11 +138,13 @@ impl Image {
             Backing::Base(_) => (Span { after: None, until: at, wanted: Wanted::After }, Prefer::Last),
         };
         let mut found = history::read(&reader, &payloads, &volume, span, progress)?;
-        let (order, timestamp) = match prefer {
-            Prefer::First => found.after,
-            Prefer::Last => found.until,
+        let ((mut order, mut timestamp), last_entry) = match prefer {
+            Prefer::First => (found.after, found.after_written),
+            Prefer::Last => (found.until, found.until_written),
         };
-        let (mut order, mut timestamp, mut watch) = (order, timestamp, None);
+        let sectors = found.sizes.at(asked, last_entry);
+        // Sectors that the backing has to have, and whether it may have more.
+        let (mut has, mut growing, mut watch) = (found.sizes.now(), false, None);
         let mut newer_than = 0;
         if prefer == Prefer::Last {
             let (position, found_watch) = base::position(&reader, &volume, backing.path())?;
@@ -144,7 +157,11 @@ impl Image {
             (order, timestamp) = (order, timestamp).max(position.rolling);
             newer_than = position.order.1;
             watch = found_watch;
+            // What holds nothing of the journal has the size that the volume was entered with.
+            has = watch.as_ref().map_or(found.sizes.first(), base::Watch::sectors);
+            growing = volume.rolling.0 > position.order.0;
         }
+        check_size(&file, &backing_name, backing, &volume, has, growing)?;
         let gaps = check_gaps(&found, at, timestamp, prefer, newer_than, allow_gaps)?;
         if let Some(order) = found.without_image {
             return Err(without_image(order, prefer));
@@ -163,9 +180,24 @@ impl Image {
             mapped_bytes: mapped * u64::from(volume.sector_bytes),
             gaps,
         };
+        let sectors_now = AtomicU64::new(found.sizes.now());
+        let backing_bytes = has.saturating_mul(u64::from(volume.sector_bytes));
+        let volume = Volume { sectors, ..volume };
         let follower = (prefer == Prefer::First).then(|| Mutex::new(Follower::new(reader)));
         let since = RwLock::new(BTreeMap::new());
-        Ok(Self { volume, map, since, follower, payloads, backing: file, backing_name, watch, facts })
+        Ok(Self {
+            volume,
+            map,
+            since,
+            follower,
+            payloads,
+            backing: file,
+            backing_name,
+            backing_bytes,
+            sectors_now,
+            watch,
+            facts,
+        })
     }
 
     /// What it is made of, when it was opened.
@@ -178,7 +210,7 @@ impl Image {
         self.map.bytes()
     }
 
-    /// The volume.
+    /// The volume, with the size that it had at the moment.
     pub fn volume(&self) -> &Volume {
         &self.volume
     }
@@ -198,13 +230,25 @@ impl Image {
                 self.bytes()
             )));
         };
+        for _ in 1..ATTEMPTS {
+            match self.try_read(buffer, offset, end) {
+                // Primary shrinks only after the journal has what it loses: by now that is known.
+                Err(Error::Base { .. }) if self.follower.is_some() => {}
+                done => return done,
+            }
+        }
+        self.try_read(buffer, offset, end)
+    }
+
+    fn try_read(&self, buffer: &mut [u8], offset: u64, end: u64) -> Result<(), Error> {
         let mut backed = Vec::new();
+        let mut failed = Ok(());
         for piece in self.pieces(offset, end) {
             match piece.extent {
                 Some(extent) => self.read_extent(&extent, piece.range(offset), buffer, offset)?,
                 None => {
-                    let part = &mut buffer[piece.range(offset)];
-                    backing::read(&self.backing, &self.backing_name, part, piece.from)?;
+                    let read = self.read_backing(&mut buffer[piece.range(offset)], piece.from);
+                    failed = failed.and(read);
                     backed.push(piece);
                 }
             }
@@ -212,10 +256,13 @@ impl Image {
         if backed.is_empty() {
             return Ok(());
         }
-        self.confirm()?;
-        if !self.follow()? {
-            return Ok(());
+        if failed.is_ok() {
+            self.confirm()?;
         }
+        if !self.follow()? {
+            return failed;
+        }
+        failed?;
         // What has been redirected since may have been read too late.
         for old in backed {
             for piece in self.pieces(old.from, old.to) {
@@ -225,6 +272,17 @@ impl Image {
             }
         }
         Ok(())
+    }
+
+    /// Sectors behind the backing's end are zeroes: the volume had not, or no longer, had them.
+    fn read_backing(&self, part: &mut [u8], from: u64) -> Result<(), Error> {
+        let there = self.backing_bytes.saturating_sub(from).min(part.len() as u64) as usize;
+        let (part, behind) = part.split_at_mut(there);
+        behind.fill(0);
+        if part.is_empty() {
+            return Ok(());
+        }
+        backing::read(&self.backing, &self.backing_name, part, from)
     }
 
     /// Has everything that was read from the base so far been right?
@@ -326,11 +384,18 @@ impl Image {
 
     fn take_up(&self, batch: &Batch, since: &mut BTreeMap<u64, Extent>) -> Result<(), Error> {
         for record in batch.records() {
+            if record.header.volume.get() == self.volume.index {
+                let resize = sizes::resize_of(&self.backing_name, &record, || self.payloads.whole(&record))?;
+                if let Some((_, after)) = resize {
+                    self.sectors_now.store(after, Ordering::Relaxed);
+                }
+            }
             let Some(order) = record.order.filter(|_| takes_order(record.kind)) else { continue };
             let header = &record.header;
             let (lba, end) = (header.lba(), header.lba() + u64::from(header.sectors.get()));
-            let elsewhere = header.volume.get() != self.volume.index || end > self.volume.sectors;
-            if elsewhere || record.kind == Kind::Resync {
+            // Past the end nothing can have been executed.
+            let outside = end > self.sectors_now.load(Ordering::Relaxed);
+            if header.volume.get() != self.volume.index || outside || record.kind == Kind::Resync {
                 continue;
             }
             if !matches!(record.kind, Kind::Before | Kind::Both) {
@@ -458,29 +523,69 @@ fn check_gaps(
     }
 }
 
-/// Opens primary or base, which has to have the volume's size.
-pub(crate) fn open_backing(backing: Backing<'_>, volume: &Volume) -> Result<(String, File), Error> {
-    let name = backing.path().display().to_string();
-    let what = match backing {
+/// Opens primary or base, which has to have so many sectors.
+pub(crate) fn open_backing(
+    backing: Backing<'_>,
+    volume: &Volume,
+    sectors: u64,
+) -> Result<(String, File), Error> {
+    let (name, file) = open_file(backing)?;
+    check_size(&file, &name, backing, volume, sectors, false)?;
+    Ok((name, file))
+}
+
+/// The same of a base, whose label says how many sectors it has; without one, `sectors`.
+pub(crate) fn open_base(path: &Path, volume: &Volume, sectors: u64) -> Result<(String, File, u64), Error> {
+    let label = base::label_of(path)?;
+    let sectors = label.as_ref().map_or(sectors, |label| label.sectors.get());
+    let growing = label.is_some_and(|label| volume.rolling.0 > label.order.get());
+    let (name, file) = open_file(Backing::Base(path))?;
+    check_size(&file, &name, Backing::Base(path), volume, sectors, growing)?;
+    Ok((name, file, sectors))
+}
+
+fn what_it_is(backing: Backing<'_>) -> &'static str {
+    match backing {
         Backing::Primary(_) => "primary",
         Backing::Base(_) => "base",
-    };
-    let file = backing::open(backing.path(), what)?;
-    let bytes =
-        backing::size(&file).map_err(|e| Error::io(&name, format!("asking for the {what}'s size"), e))?;
-    if bytes != volume.bytes() {
-        return Err(Error::Base {
-            file: name,
-            what: format!(
-                "it has {bytes} bytes, and volume {} has {} ({} sectors of {}): not its {what}",
-                volume.name(),
-                volume.bytes(),
-                volume.sectors,
-                volume.sector_bytes
-            ),
-        });
     }
-    Ok((name, file))
+}
+
+fn open_file(backing: Backing<'_>) -> Result<(String, File), Error> {
+    let file = backing::open(backing.path(), what_it_is(backing))?;
+    Ok((backing.path().display().to_string(), file))
+}
+
+/// `growing`: a base whose rolling was interrupted may have been given more than its label says so far.
+fn check_size(
+    file: &File,
+    name: &str,
+    backing: Backing<'_>,
+    volume: &Volume,
+    sectors: u64,
+    growing: bool,
+) -> Result<(), Error> {
+    let what = what_it_is(backing);
+    let bytes =
+        backing::size(file).map_err(|e| Error::io(name, format!("asking for the {what}'s size"), e))?;
+    let expected = sectors.saturating_mul(u64::from(volume.sector_bytes));
+    if bytes == expected || growing && bytes > expected {
+        return Ok(());
+    }
+    let resize = match backing {
+        Backing::Primary(_) => {
+            ". If the volume was given another size, the journal has to know first: host-agent volume resize"
+        }
+        Backing::Base(_) => "",
+    };
+    Err(Error::Base {
+        file: name.to_owned(),
+        what: format!(
+            "it has {bytes} bytes, and volume {} has {expected} ({sectors} sectors of {}): not its {what}{resize}",
+            volume.name(),
+            volume.sector_bytes
+        ),
+    })
 }
 
 /// Is there a hole in the backing from here on, and to where? A file system that can't tell has none.
@@ -507,17 +612,26 @@ pub(crate) fn next_data(file: &File, at: u64, total: u64) -> std::io::Result<(u6
 impl Image {
     /// The next range of the backing that is not a hole, from `at` on; empty at the end.
     pub(crate) fn next_data(&self, at: u64) -> Result<(u64, u64), Error> {
-        next_data(&self.backing, at, self.bytes()).map_err(|e| match e.kind() {
+        let total = self.bytes();
+        let there = self.backing_bytes.min(total);
+        if at >= there {
+            // Behind the backing's end there is nothing but zeroes.
+            return Ok((total, total));
+        }
+        let (from, to) = next_data(&self.backing, at, there).map_err(|e| match e.kind() {
             std::io::ErrorKind::UnexpectedEof => {
                 backing::cut_short(&self.backing, &self.backing_name, "looking for data")
             }
             _ => Error::io(&self.backing_name, "looking for data", e),
-        })
+        })?;
+        Ok(if from < there { (from, to) } else { (total, total) })
     }
 
     /// After leaving holes out: was the backing whole all the time, and has a base not gone on?
     pub(crate) fn confirm_whole(&self) -> Result<(), Error> {
-        backing::check_size(&self.backing, &self.backing_name, self.bytes())?;
+        if self.is_still() {
+            backing::check_size(&self.backing, &self.backing_name, self.backing_bytes)?;
+        }
         self.confirm()
     }
 

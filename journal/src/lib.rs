@@ -12,6 +12,7 @@
 //! | [`base`] | images that after-images are applied to: made, checked, rolled on |
 //! | [`diff`] | what was written between two moments |
 //! | [`resync`] | after an unclean stop: journals what primary has and the journal doesn't know of |
+//! | [`resize`] | a volume gets another size |
 //! | [`rollback`] | brings primary back in place, journaled, so that it can be undone |
 //! | [`merge`] | windows become one entry per location; what is no longer kept is given up |
 //! | [`restore`] | writes such an image into a file or a device |
@@ -41,11 +42,13 @@ mod pit_map;
 mod reader;
 mod record;
 mod record_check;
+pub mod resize;
 pub mod restore;
 pub mod resync;
 pub mod rollback;
 mod schedule;
 mod segment;
+mod sizes;
 mod sparse;
 mod storage;
 mod table_changes;

@@ -148,7 +148,8 @@ struct Comparison {
 impl Comparison {
     fn open(reader: JournalReader, volume: &str, primary: &Path, base: &Path) -> Result<Self, Error> {
         let image = Image::open(reader, volume, Moment::End, Backing::Base(base), true, &mut |_, _| {})?;
-        let (name, primary) = crate::image::open_backing(Backing::Primary(primary), image.volume())?;
+        let (name, primary) =
+            crate::image::open_backing(Backing::Primary(primary), image.volume(), image.volume().sectors)?;
         Ok(Self { image, primary, name })
     }
 

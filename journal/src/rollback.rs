@@ -12,6 +12,7 @@ use crate::image::{open_backing, Backing, Image};
 use crate::moment::Moment;
 use crate::reader::JournalReader;
 use crate::record::{OwnedRecord, Record};
+use crate::resize::{fit_primary, sizes};
 use crate::storage;
 use crate::tables::Volume;
 use crate::writer::{Commit, Journal};
@@ -76,6 +77,8 @@ pub struct RolledBack {
     pub written: u64,
     /// Entries that were journaled for that.
     pub entries: u64,
+    /// Sectors that the volume had before the rollback, and has now, if that is not the same.
+    pub resized: Option<(u64, u64)>,
     /// Writes after the last rollback that an undo discarded.
     pub discarded: u64,
 }
@@ -87,10 +90,18 @@ impl Journal {
         options: &RollbackOptions<'_>,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<RolledBack, Error> {
+        self.sync()?;
+        // A resize that was interrupted between the journal and primary.
+        if sizes(self, self.tables().volume(options.volume)?)?.last_change().is_some() {
+            let reader = JournalReader::open_on(Arc::clone(&self.storage))?;
+            fit_primary(&reader, options.volume, options.primary)?;
+        }
         self.read_back_doubtful(options)?;
         self.sync()?;
+        let (at, discarded) = self.target(options, &JournalReader::open_on(Arc::clone(&self.storage))?)?;
+        let mut done = RolledBack { before: self.end().order, discarded, ..RolledBack::default() };
+        self.resize_to(options, at, &mut done)?;
         let reader = || JournalReader::open_on(Arc::clone(&self.storage));
-        let (at, discarded) = self.target(options, &reader()?)?;
         let extents = changed_since(&reader()?, options, at)?;
         let backing = match options.base {
             Some(base) => Backing::Base(base),
@@ -101,12 +112,7 @@ impl Journal {
         self.check_room(image.volume(), &extents)?;
         let piece_bytes = self.piece_bytes(image.volume()) as u64;
         let facts = image.facts();
-        let mut done = RolledBack {
-            target: (facts.order, facts.timestamp),
-            before: self.end().order,
-            discarded,
-            ..RolledBack::default()
-        };
+        done.target = (facts.order, facts.timestamp);
         let mut work = Work {
             journal: self,
             image: &image,
@@ -118,7 +124,9 @@ impl Journal {
             written: Vec::new(),
             unsynced: 0,
         };
-        work.mark(&done)?;
+        if done.resized.is_none() {
+            work.journal.mark_rollback(image.volume(), &done)?;
+        }
         let total = extents.iter().map(|(_, bytes)| bytes).sum();
         for (offset, bytes) in extents {
             let mut at = offset;
@@ -134,9 +142,65 @@ impl Journal {
         work.write_journaled()?;
         work.settle()?;
         done.last = work.journal.end().order.max(1);
-        work.mark(&done)?;
+        work.journal.mark_rollback(image.volume(), &done)?;
         self.sync()?;
         Ok(done)
+    }
+
+    /// The volume gets the size that it had at the moment, as the rollback's first step: behind the marker with which
+    /// it begins, so that an undo takes it back. A file is cut or extended, anything else has to be given its size by
+    /// whoever it belongs to.
+    fn resize_to(
+        &mut self,
+        options: &RollbackOptions<'_>,
+        at: Moment,
+        done: &mut RolledBack,
+    ) -> Result<(), Error> {
+        let volume = self.tables().volume(options.volume)?.clone();
+        let reader = || JournalReader::open_on(Arc::clone(&self.storage));
+        let difference = diff(&reader()?, options.volume, at, Moment::End, &mut |_, _| {})?;
+        let sector = u64::from(volume.sector_bytes);
+        let (then, now) = (difference.sizes.0 / sector, difference.sizes.1 / sector);
+        if then == now {
+            return Ok(());
+        }
+        let name = options.primary.display().to_string();
+        let metadata =
+            std::fs::metadata(options.primary).map_err(|e| Error::io(&name, "looking at it", e))?;
+        if !metadata.is_file() {
+            return Err(Error::Invalid(format!(
+                "volume {} had {then} sectors then, and has {now} now; {name} is no regular file, and has to be given \
+                 {then} sectors first: host-agent volume resize --sectors {then}, and primary itself, the journal first",
+                volume.name()
+            )));
+        }
+        // The moment has to be there, and made from what is given, before anything is begun.
+        let backing = match options.base {
+            Some(base) => Backing::Base(base),
+            None => Backing::Primary(options.primary),
+        };
+        let image = Image::open(reader()?, options.volume, at, backing, options.allow_gaps, &mut |_, _| {})?;
+        done.target = (image.facts().order, image.facts().timestamp);
+        drop(image);
+        self.mark_rollback(&volume, done)?;
+        done.resized = Some((now, then));
+        done.entries += self.resize(options.volume, then, Some(options.primary))?.entries;
+        fit_primary(&JournalReader::open_on(Arc::clone(&self.storage))?, options.volume, options.primary)?;
+        Ok(())
+    }
+
+    /// Where a rollback begins, and where it ends.
+    fn mark_rollback(&mut self, volume: &Volume, done: &RolledBack) -> Result<(), Error> {
+        let payload = Rollback {
+            target_order: done.target.0.into(),
+            target_timestamp: done.target.1.into(),
+            before_order: done.before.into(),
+            last_order: done.last.into(),
+        };
+        let mut header = self.next_header(Kind::Marker, self.own_port(volume)?, volume.index);
+        header.flags = flags::ROLLBACK.into();
+        header.seal(payload.as_bytes());
+        self.append_own(&OwnedRecord { header, payload: payload.as_bytes().to_vec() })
     }
 
     /// With after-images the moment before the rollback has to be certain, or an undo would bring back
@@ -152,7 +216,7 @@ impl Journal {
             return Ok(());
         }
         let volume = known.volume().clone();
-        let (name, primary) = open_backing(Backing::Primary(options.primary), &volume)?;
+        let (name, primary) = open_backing(Backing::Primary(options.primary), &volume, volume.sectors)?;
         let largest = self.piece_bytes(&volume) as u64;
         for run in known.runs(0, known.bytes())?.into_iter().filter(|run| run.doubtful) {
             let mut at = run.offset;
@@ -174,16 +238,17 @@ impl Journal {
             Target::Undo { discard } => discard,
         };
         let (markers, later) = rollbacks(reader, options.volume)?;
-        let Some(begin) = markers.iter().rev().find(|marker| marker.last_order.get() == 0) else {
+        let Some((stamp, _)) = markers.iter().rev().find(|(_, marker)| marker.last_order.get() == 0) else {
             return Err(Error::NoMoment(format!("volume {} was never rolled back", options.volume)));
         };
         // An interrupted one has no end, and what came after its beginning is its own.
-        let finished = markers.last().is_some_and(|last| last.last_order.get() > 0);
+        let finished = markers.last().is_some_and(|(_, last)| last.last_order.get() > 0);
         let later = if finished { later } else { 0 };
         if later > 0 && !discard {
             return Err(Error::Discards { volume: options.volume.to_owned(), writes: later });
         }
-        Ok((Moment::Order(begin.before_order.get()), later))
+        // Everything from before the marker, what changed the volume's size among it: a moment by its stamp.
+        Ok((Moment::Timestamp(stamp.saturating_sub(1)), later))
     }
 
     /// It has to fit before anything is begun.
@@ -192,23 +257,32 @@ impl Journal {
         let images = if entry_kind(volume) == Kind::Both { 2 } else { 1 };
         let piece = self.piece_bytes(volume) as u64;
         let pieces: u64 = extents.iter().map(|(_, bytes)| bytes.div_ceil(piece)).sum();
-        // A piece: descriptor, padding of the payload, completion, rows of the index. A batch: its head's padding.
-        let needed =
-            bytes * images + pieces * 1024 + (bytes / SYNC_BYTES as u64 + 4) * 4 * BLOCK_BYTES as u64;
+        match self.has_room(bytes * images, pieces, images * piece) {
+            Ok(()) => Ok(()),
+            Err((needed, there)) => Err(Error::Invalid(format!(
+                "rolling back may write {bytes} bytes of primary, which takes up to {needed} in the journal; it has {there} left"
+            ))),
+        }
+    }
+
+    /// Is there room for so many bytes of payload in so many entries, each with `largest` at most, and their
+    /// completions? If not: the bytes that they take, and those that there are.
+    pub(crate) fn has_room(&self, bytes: u64, entries: u64, largest: u64) -> Result<(), (u64, u64)> {
+        // An entry: descriptor, padding of the payload, completion, rows of the index. A batch: its head's padding.
+        let batches = bytes / SYNC_BYTES as u64 + 4;
+        let needed = bytes + entries * 1024 + batches * 4 * BLOCK_BYTES as u64;
         let space = self.space();
-        let usable =
-            space.segment_bytes - 3 * BLOCK_BYTES as u64 - self.table_bytes.len() as u64 - images * piece;
+        // Less is left over at a segment's end than the largest entry takes.
+        let usable = space.segment_bytes - 3 * BLOCK_BYTES as u64 - self.table_bytes.len() as u64 - largest;
         let there = u64::from(space.free.saturating_sub(space.reserved)) * usable + space.open_bytes;
         if needed > there {
-            return Err(Error::Invalid(format!(
-                "rolling back may write {bytes} bytes of primary, which takes up to {needed} in the journal; it has {there} left"
-            )));
+            return Err((needed, there));
         }
         Ok(())
     }
 
     /// Bytes of a piece: what fits an entry of the journal.
-    fn piece_bytes(&self, volume: &Volume) -> usize {
+    pub(crate) fn piece_bytes(&self, volume: &Volume) -> usize {
         let images = if entry_kind(volume) == Kind::Both { 2 } else { 1 };
         // A quarter of a segment at most, so that little is left over at a segment's end.
         let largest = self.head.geometry.largest_payload() / 2 / images / SECTOR_BYTES;
@@ -217,7 +291,7 @@ impl Journal {
 }
 
 /// What the entries of a rollback hold: what those of the volume hold.
-fn entry_kind(volume: &Volume) -> Kind {
+pub(crate) fn entry_kind(volume: &Volume) -> Kind {
     match volume.technique & (technique::AFTER | technique::BEFORE) {
         technique::BEFORE => Kind::Before,
         technique::AFTER => Kind::After,
@@ -225,7 +299,7 @@ fn entry_kind(volume: &Volume) -> Kind {
     }
 }
 
-/// Where something was written behind the moment: byte offsets and lengths.
+/// Where something was written behind the moment: byte offsets and lengths, of what the volume had then.
 fn changed_since(
     reader: &JournalReader,
     options: &RollbackOptions<'_>,
@@ -234,10 +308,12 @@ fn changed_since(
     let difference = diff(reader, options.volume, at, Moment::End, &mut |_, _| {})?;
     if !difference.gaps.is_empty() {
         // More may have been written than is known: everything is compared.
-        return Ok(vec![(0, reader.tables().volume(options.volume)?.bytes())]);
+        return Ok(vec![(0, difference.sizes.0)]);
     }
+    let end = difference.sizes.0;
     let mut extents: Vec<(u64, u64)> = Vec::new();
-    for changed in difference.changed {
+    for mut changed in difference.changed.into_iter().filter(|changed| changed.offset < end) {
+        changed.bytes = changed.bytes.min(end - changed.offset);
         match extents.last_mut() {
             Some(last) if last.0 + last.1 == changed.offset => last.1 += changed.bytes,
             _ => extents.push((changed.offset, changed.bytes)),
@@ -247,7 +323,7 @@ fn changed_since(
 }
 
 fn open_primary(path: &Path, volume: &Volume) -> Result<(String, File), Error> {
-    let (name, _) = open_backing(Backing::Primary(path), volume)?;
+    let (name, _) = open_backing(Backing::Primary(path), volume, volume.sectors)?;
     let file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -288,24 +364,6 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// Where the rollback begins, and where it ends.
-    fn mark(&mut self, done: &RolledBack) -> Result<(), Error> {
-        let payload = Rollback {
-            target_order: done.target.0.into(),
-            target_timestamp: done.target.1.into(),
-            before_order: done.before.into(),
-            last_order: done.last.into(),
-        };
-        let mut header = self.journal.next_header(
-            Kind::Marker,
-            self.journal.own_port(self.image.volume())?,
-            self.image.volume().index,
-        );
-        header.flags = flags::ROLLBACK.into();
-        header.seal(payload.as_bytes());
-        self.journal.append_own(&OwnedRecord { header, payload: payload.as_bytes().to_vec() })
-    }
-
     /// Journals a piece if it differs, from its first to its last sector that does.
     fn piece(&mut self, offset: u64, length: usize, done: &mut RolledBack) -> Result<(), Error> {
         let (mut wanted, mut there) = std::mem::take(&mut self.buffers);

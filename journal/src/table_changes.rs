@@ -1,15 +1,31 @@
 //! How the owner changes volumes, ports and sources.
 
 use crate::error::Error;
+use crate::reader::JournalReader;
 use crate::record_check;
+use crate::sizes::Sizes;
 use crate::storage;
 use crate::tables::{Bookmark, Port, Source, Tables, Volume};
 use crate::writer::{now, Claim, Journal};
 use layout::journal_file::{PortState, MAXIMUM_PORTS};
+use std::sync::Arc;
 
 impl Journal {
-    /// Adds or changes volumes, durably. An index that is in use keeps its name.
+    /// Adds or changes volumes, durably. An index that is in use keeps its name, and, once the journal has anything of
+    /// the volume, its size: [`Journal::resize`] changes that.
     pub fn set_volumes(&mut self, volumes: &[Volume]) -> Result<(), Error> {
+        for volume in volumes {
+            let known = self.head.tables.volume_at(volume.index).map(|known| known.sectors);
+            if known.is_some_and(|sectors| sectors != volume.sectors) && self.knows_of(volume.index)? {
+                return Err(Error::Invalid(format!(
+                    "volume {} was entered with {} sectors, and can't have had {}: its size is changed by resize \
+                     (host-agent volume resize)",
+                    volume.name(),
+                    known.unwrap_or_default(),
+                    volume.sectors
+                )));
+            }
+        }
         let mut tables = self.head.tables.clone();
         for volume in volumes {
             match tables.volumes.iter_mut().find(|known| known.index == volume.index) {
@@ -27,6 +43,32 @@ impl Journal {
         }
         tables.volumes.sort_by_key(|volume| volume.index);
         record_check::volumes(&tables.volumes)?;
+        self.change_tables(tables)
+    }
+
+    /// Has the journal, or had it, anything of the volume?
+    fn knows_of(&mut self, volume: u16) -> Result<bool, Error> {
+        self.flush()?;
+        let reader = JournalReader::open_on(Arc::clone(&self.storage))?;
+        if reader.head().history_begins().0 > 0 || reader.sizes()?.get(&volume).is_some_and(Sizes::changed) {
+            return Ok(true);
+        }
+        for source in reader.sources()? {
+            if source.load(&reader)?.rows.iter().any(|row| row.volume.get() == volume) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// History is about to begin later: the rows of volumes that were resized before say what they have there.
+    pub(crate) fn set_first_sizes(&mut self, sizes: &[(u16, u64)]) -> Result<(), Error> {
+        let mut tables = self.head.tables.clone();
+        for (index, sectors) in sizes {
+            if let Some(row) = tables.volumes.iter_mut().find(|row| row.index == *index) {
+                row.sectors = *sectors;
+            }
+        }
         self.change_tables(tables)
     }
 

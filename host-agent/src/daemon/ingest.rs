@@ -8,7 +8,7 @@ use crate::arguments::Replay;
 use crate::error::Error;
 use crate::output::Output;
 use crate::replay::{self, Ledger, Primary};
-use journal::{Delivered, Durable, End, Opened, OwnedRecord, Source, Tables};
+use journal::{Delivered, Durable, End, JournalReader, Opened, OwnedRecord, Source, Tables};
 use std::io::{self, Write};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -154,7 +154,8 @@ impl Lease {
     ) -> Result<Self, Error> {
         // What can't be meant is refused before a session begins.
         let tables = desk.call(|held| held.journal().map(|journal| journal.tables().clone()))??;
-        let volumes = replay::volumes(replay, primaries, &tables)?;
+        let sectors = JournalReader::open(&replay.journal)?.sectors_now()?;
+        let volumes = replay::volumes(replay, primaries, &tables, &sectors)?;
         let ports = replay::ports(replay);
         let open = Arc::clone(session);
         let begun = desk.call_between(move |held| {

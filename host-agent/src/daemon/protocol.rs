@@ -174,6 +174,7 @@ struct RolledBackFields {
     written: u64,
     entries: u64,
     discarded: u64,
+    resized: Option<(u64, u64)>,
 }
 
 /// What a resync found.

@@ -44,7 +44,7 @@ use recorder::Recorder;
 use run::Run;
 use sim::target::VbladeModel;
 use software::SoftwareEngine;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -173,9 +173,14 @@ pub fn ports(arguments: &Replay) -> Vec<Port> {
     (0..PORTS).map(|index| port(index as u8)).collect()
 }
 
-/// The journal's volumes for this replay, if it can go into a journal that has `tables`.
-pub fn volumes(arguments: &Replay, primaries: &[Primary], tables: &Tables) -> Result<Vec<Volume>, Error> {
-    let volumes = primary::volumes(primaries, tables, images(arguments))?;
+/// The journal's volumes for this replay, if it can go into a journal that has `tables`, and volumes of these sizes.
+pub fn volumes(
+    arguments: &Replay,
+    primaries: &[Primary],
+    tables: &Tables,
+    sectors: &BTreeMap<u16, u64>,
+) -> Result<Vec<Volume>, Error> {
+    let volumes = primary::volumes(primaries, tables, sectors, &arguments.journal, images(arguments))?;
     primary::card_table(&volumes)?;
     Ok(volumes)
 }
@@ -185,7 +190,7 @@ fn open_journal(arguments: &Replay, primaries: &[Primary], output: &mut Output) 
         let options = CreateOptions {
             bytes: Some(arguments.size.0),
             segment_bytes: None,
-            volumes: volumes(arguments, primaries, &Tables::default())?,
+            volumes: volumes(arguments, primaries, &Tables::default(), &BTreeMap::new())?,
             ports: ports(arguments),
             writer: WRITER.into(),
         };
@@ -196,7 +201,7 @@ fn open_journal(arguments: &Replay, primaries: &[Primary], output: &mut Output) 
     }
     // Looked at first: opening begins a session, and one that doesn't end in order leaves a gap.
     if let Ok(reader) = JournalReader::open(&arguments.journal) {
-        volumes(arguments, primaries, reader.tables())?;
+        volumes(arguments, primaries, reader.tables(), &reader.sectors_now()?)?;
     }
     let mut journal = Journal::open(&arguments.journal, WRITER).map_err(|error| match &error {
         journal::Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
@@ -205,7 +210,8 @@ fn open_journal(arguments: &Replay, primaries: &[Primary], output: &mut Output) 
         _ => error.into(),
     })?;
     tell_what_was_found(&arguments.journal, &journal, output);
-    let volumes = volumes(arguments, primaries, journal.tables())?;
+    let sectors = JournalReader::open(&arguments.journal)?.sectors_now()?;
+    let volumes = volumes(arguments, primaries, journal.tables(), &sectors)?;
     journal.set_volumes(&volumes)?;
     journal.set_ports(&ports(arguments))?;
     Ok(journal)

@@ -8,9 +8,10 @@ use layout::journal_file::technique;
 use layout::registers::VOLUMES;
 use layout::SECTOR_BYTES;
 use sim::target::{Image, TargetVolume};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 /// An image, open.
 pub struct Primary {
@@ -74,11 +75,17 @@ pub fn open(arguments: &[VolumeFile]) -> Result<Vec<Primary>, Error> {
 }
 
 /// The journal's volumes for these primaries, with `images` of every write: those it has, which must fit, and
-/// new ones at the end.
+/// new ones at the end. `sectors` is what each has now.
 ///
 /// A volume keeps its technique, for it says what *every* entry of the volume holds: whoever chooses between a
 /// base and primary goes by it (`docs/decisions/0044-replay-in-software.md`).
-pub fn volumes(primaries: &[Primary], tables: &Tables, images: Images) -> Result<Vec<Volume>, Error> {
+pub fn volumes(
+    primaries: &[Primary],
+    tables: &Tables,
+    sectors: &BTreeMap<u16, u64>,
+    journal: &Path,
+    images: Images,
+) -> Result<Vec<Volume>, Error> {
     let technique = technique_of(images);
     let mut volumes = tables.volumes.clone();
     for primary in primaries {
@@ -99,12 +106,15 @@ pub fn volumes(primaries: &[Primary], tables: &Tables, images: Images) -> Result
                 images_argument(known.technique),
             )));
         }
-        if known.sectors != primary.sectors {
+        let now = sectors.get(&known.index).copied().unwrap_or(known.sectors);
+        if now != primary.sectors {
             let what = format!(
-                "it has {} sectors, and the journal's volume {} has {}: not its image",
+                "it has {} sectors, and the journal's volume {name} has {now}: not its image. If the volume was given \
+                 another size, the journal has to know first: host-agent volume resize {} --volume {name} --sectors {}",
                 primary.sectors,
-                known.name(),
-                known.sectors
+                journal.display(),
+                primary.sectors,
+                name = known.name(),
             );
             return Err(Error::File { file: primary.name.clone(), what });
         }

@@ -22,6 +22,9 @@ struct Printed<'a> {
     compared: u64,
     written: u64,
     entries: u64,
+    /// Sectors, if the volume got another size by it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resized: Option<(u64, u64)>,
     discarded: u64,
 }
 
@@ -91,6 +94,7 @@ fn printed<'a>(volume: &'a str, done: &RolledBack) -> Printed<'a> {
         compared: done.compared,
         written: done.written,
         entries: done.entries,
+        resized: done.resized,
         discarded: done.discarded,
     }
 }
@@ -107,6 +111,9 @@ fn print(arguments: &Restore, done: &RolledBack, output: &mut Output) -> Result<
         bytes(done.written),
         count(done.entries, "entry", "entries")
     ))?;
+    if let Some((before, after)) = done.resized {
+        output.line(format!("  it had {before} sectors, and has {after} now, as it had then"))?;
+    }
     if done.discarded > 0 {
         output
             .line(format!("  {} after the rollback discarded", count(done.discarded, "write", "writes")))?;

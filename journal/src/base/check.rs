@@ -3,9 +3,10 @@
 use super::{at, label};
 use crate::error::Error;
 use crate::head::Head;
-use crate::image::{open_backing, Backing};
+use crate::image::open_base;
 use crate::moment::{rfc3339, Moment};
 use crate::reader::JournalReader;
+use crate::sizes::Sizes;
 use crate::tables::Volume;
 use layout::journal_file::BaseLabel;
 use std::fs::File;
@@ -49,7 +50,8 @@ fn reaches(moment: Moment, (order, timestamp): (u64, u64)) -> bool {
 /// image from before the first write.
 pub fn look(reader: &JournalReader, volume: &str, base: &Path) -> Result<Option<Position>, Error> {
     let volume = reader.tables().volume(volume)?;
-    open_backing(Backing::Base(base), volume)?;
+    let entered = reader.sizes()?.get(&volume.index).map_or(volume.sectors, Sizes::first);
+    open_base(base, volume, entered)?;
     let (position, watch) = position(reader, volume, base)?;
     Ok(watch.map(|_| position))
 }
@@ -102,7 +104,7 @@ pub(super) fn check(
     }
     let rolling = label::rolling(&found).max(volume.rolling);
     let position = Position { order: label::order(&found), rolling };
-    Ok((position, Some(Watch::new(base, path, found.base_id, file)?)))
+    Ok((position, Some(Watch::new(base, path, &found, file))))
 }
 
 /// What a label says where the journal knows of no base.
@@ -183,13 +185,21 @@ pub(crate) struct Watch {
     base: String,
     path: PathBuf,
     base_id: [u8; 16],
+    /// Sectors that the label said it has. A base never shrinks.
+    sectors: u64,
     /// The label as it was read last. Kept open, so that its inode stays its own.
     label: Mutex<File>,
 }
 
 impl Watch {
-    fn new(base: &Path, path: PathBuf, base_id: [u8; 16], label: File) -> Result<Self, Error> {
-        Ok(Self { base: base.display().to_string(), path, base_id, label: Mutex::new(label) })
+    fn new(base: &Path, path: PathBuf, found: &BaseLabel, label: File) -> Self {
+        let (base_id, sectors) = (found.base_id, found.sectors.get());
+        Self { base: base.display().to_string(), path, base_id, sectors, label: Mutex::new(label) }
+    }
+
+    /// Sectors of the base.
+    pub fn sectors(&self) -> u64 {
+        self.sectors
     }
 
     /// Refuses what was read from the base if that has gone past the moment.

@@ -10,11 +10,12 @@ use super::check::{check, stranger, Position};
 use super::{at, label, refuse_special};
 use crate::backing;
 use crate::error::Error;
-use crate::image::{next_data, open_backing, Backing};
+use crate::image::{next_data, open_backing, open_base, Backing};
 use crate::moment::Moment;
 use crate::open::sync_directory;
 use crate::reader::JournalReader;
 use crate::record::takes_order;
+use crate::sizes::Sizes;
 use crate::sparse::SparseImage;
 use crate::tables::Volume;
 use crate::writer::Journal;
@@ -86,10 +87,12 @@ impl Journal {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(Error::io(&name, "looking for it", e)),
         }
-        let (primary_name, primary) = open_backing(Backing::Primary(options.primary), &volume)?;
         // What isn't in the file yet the reader wouldn't see; that would be safe, but needlessly early.
         self.sync()?;
         let reader = JournalReader::open_on(Arc::clone(&self.storage))?;
+        let sectors = sizes_of(&reader, &volume)?.now();
+        let (primary_name, primary) = open_backing(Backing::Primary(options.primary), &volume, sectors)?;
+        let volume = Volume { sectors, ..volume };
         // Of a session that didn't end in order no answer comes any more, and its gap may not be written yet.
         let ended_before = if self.chain.gap_pending { self.opened.session } else { 0 };
         let unfinished = Unfinished::new(options.base)?;
@@ -112,19 +115,20 @@ impl Journal {
             )));
         }
         let row = self.tables().volume(&volume.name())?.clone();
-        if row.base_id != volume.base_id || row.bytes() != volume.bytes() {
+        // 1. Everything that the copy may hold is durable: no crash can cut off what its label speaks of.
+        self.sync()?;
+        let reader = JournalReader::open_on(Arc::clone(&self.storage))?;
+        if row.base_id != volume.base_id || sizes_of(&reader, &row)?.now() != volume.sectors {
             let what = format!("volume {} got another base or size while it was copied", volume.name());
             return Err(Error::Invalid(what));
         }
-        // 1. Everything that the copy may hold is durable: no crash can cut off what its label speaks of.
-        self.sync()?;
-        let rolling = entry_at(&JournalReader::open_on(Arc::clone(&self.storage))?, Moment::End)?;
+        let rolling = entry_at(&reader, Moment::End)?;
         let rolling = rolling.max(order);
         let base_id = random_id(self.storage.name())?;
         let position = Position { order, rolling };
         // 2. The label, before the base has its name: an image without a label could be taken for one from
         //    before the first write. A crash here leaves a label of nothing, which the next base replaces.
-        let written = label::new(self.head.journal_id(), base_id, &row, order, rolling)?;
+        let written = label::new(self.head.journal_id(), base_id, &volume, order, rolling)?;
         label::write(&label::path_of(&unfinished.base)?, &written)?;
         // 3. The base. A crash here leaves a base that the journal doesn't know of, and the old one as it was.
         unfinished.publish()?;
@@ -140,7 +144,10 @@ impl Journal {
         let name = base.display().to_string();
         let metadata = std::fs::metadata(base).map_err(|e| Error::io(&name, "looking at it", e))?;
         refuse_special(base, &metadata)?;
-        let (_, file) = open_backing(Backing::Base(base), &row)?;
+        self.sync()?;
+        let reader = JournalReader::open_on(Arc::clone(&self.storage))?;
+        // What holds nothing of the journal has the size that the volume was entered with.
+        let (_, file, sectors) = open_base(base, &row, sizes_of(&reader, &row)?.first())?;
         let path = label::path_of(base)?;
         let found = label::read(&path)?.map(|(found, _)| found);
         if found.as_ref().is_some_and(|found| found.base_id == row.base_id) {
@@ -178,8 +185,8 @@ impl Journal {
         file.sync_all().map_err(|e| Error::io(&name, "making it durable", e))?;
         // 2. The label. A crash here leaves one that the journal doesn't know of: adopting goes on with it.
         if found.is_none() {
-            let written =
-                label::new(self.head.journal_id(), base_id, &row, position.order, position.rolling)?;
+            let of = Volume { sectors, ..row.clone() };
+            let written = label::new(self.head.journal_id(), base_id, &of, position.order, position.rolling)?;
             label::write(&path, &written)?;
         }
         // 3. The row.
@@ -208,6 +215,10 @@ impl Journal {
             at(position.rolling)
         )))
     }
+}
+
+fn sizes_of(reader: &JournalReader, volume: &Volume) -> Result<Sizes, Error> {
+    Ok(reader.sizes()?.remove(&volume.index).unwrap_or_else(|| Sizes::of(volume.sectors)))
 }
 
 /// Where the volume's base stands by its row.

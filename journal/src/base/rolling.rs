@@ -6,13 +6,16 @@
 use super::check::check;
 use super::{at, label};
 use crate::error::Error;
-use crate::image::{open_backing, Backing};
+use crate::image::open_base;
+use crate::reader::JournalReader;
+use crate::sizes::Sizes;
 use crate::sparse::SparseImage;
 use crate::tables::Volume;
 use crate::writer::Journal;
 use layout::journal_file::BaseLabel;
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A base that is being rolled on. Dropped before [`Rolling::finish`], and after a crash: begin again, with the
 /// same position or a later one, and write everything again.
@@ -44,7 +47,7 @@ impl Journal {
             );
             return Err(Error::Base { file: name, what });
         }
-        open_backing(Backing::Base(base), &row)?;
+        open_base(base, &row, row.sectors)?;
         check(self.head.journal_id(), &row, base)?;
         let path = label::path_of(base)?;
         let Some((mut label, _)) = label::read(&path)? else {
@@ -64,13 +67,27 @@ impl Journal {
             .write(true)
             .open(base)
             .map_err(|e| Error::io(&name, "opening the base for writing", e))?;
+        // A base never shrinks: what the volume loses becomes zeroes, which its own entries say. So it only has to be
+        // large enough for what it will hold.
+        let reader = JournalReader::open_on(Arc::clone(&self.storage))?;
+        let then = reader.sizes()?.get(&row.index).map_or(row.sectors, |sizes: &Sizes| sizes.at_stamp(to.1));
+        let sectors = then.max(label.sectors.get());
         // 2. The row: the journal refuses moments before `to`. A crash here leaves a base that is still as it
         //    was, and a label that says less; both are in order.
         let rolling = row.rolling.max(to);
         let row = Volume { rolling, ..row };
         self.set_volumes(std::slice::from_ref(&row))?;
+        // The room: a crash here leaves a base that is larger than its label says, which counts. What is larger from
+        // an earlier attempt goes first, so that all that it gains is zeroes.
+        if sectors > label.sectors.get() {
+            let bytes = |sectors: u64| sectors.saturating_mul(u64::from(row.sector_bytes));
+            let grown = file.set_len(bytes(label.sectors.get())).and_then(|()| file.set_len(bytes(sectors)));
+            let durable = grown.and_then(|()| file.sync_all());
+            durable.map_err(|e| Error::io(&name, format!("giving it {} bytes", bytes(sectors)), e))?;
+        }
         // 3. The label: whoever has an image open over the base sees that it goes on.
-        if label.rolling_order.get() < rolling.0 {
+        if label.rolling_order.get() < rolling.0 || sectors > label.sectors.get() {
+            label.sectors = sectors.into();
             (label.rolling_order, label.rolling_timestamp) = (rolling.0.into(), rolling.1.into());
             label::write(&path, &label)?;
         }
@@ -97,12 +114,25 @@ impl Rolling {
 
     /// Writes into the base. Zeroes become holes where the file system has them.
     pub fn write(&self, offset: u64, data: &[u8]) -> Result<(), Error> {
+        // Sectors that the volume lost before `to` are zeroes, and so is what lies behind the base's end.
+        let there = self.bytes().saturating_sub(offset).min(data.len() as u64) as usize;
+        let data = match data[there..].iter().all(|byte| *byte == 0) {
+            true => &data[..there],
+            false => data,
+        };
+        if data.is_empty() {
+            return Ok(());
+        }
         self.check_range(offset, data.len() as u64)?;
         self.image().write(data, offset)
     }
 
-    /// Writes zeroes into the base.
+    /// Writes zeroes into the base. Behind its end there are zeroes already.
     pub fn zero(&self, offset: u64, bytes: u64) -> Result<(), Error> {
+        let bytes = bytes.min(self.bytes().saturating_sub(offset));
+        if bytes == 0 {
+            return Ok(());
+        }
         self.check_range(offset, bytes)?;
         self.image().zero(offset, bytes)
     }
@@ -132,15 +162,20 @@ impl Rolling {
     }
 
     fn image(&self) -> SparseImage<'_> {
-        SparseImage::over_file(&self.file, &self.name, self.volume.bytes())
+        SparseImage::over_file(&self.file, &self.name, self.bytes())
+    }
+
+    /// Bytes of the base.
+    fn bytes(&self) -> u64 {
+        self.label.sectors.get().saturating_mul(u64::from(self.volume.sector_bytes))
     }
 
     fn check_range(&self, offset: u64, bytes: u64) -> Result<(), Error> {
         match offset.checked_add(bytes) {
-            Some(end) if end <= self.volume.bytes() => Ok(()),
+            Some(end) if end <= self.bytes() => Ok(()),
             _ => Err(Error::Invalid(format!(
                 "{bytes} bytes at offset {offset} of a base of {} ({})",
-                self.volume.bytes(),
+                self.bytes(),
                 at(self.to)
             ))),
         }

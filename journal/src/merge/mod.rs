@@ -113,6 +113,8 @@ pub struct MergeOutcome {
     /// Segments that were written, and those that were not needed.
     taken: Vec<u32>,
     spare: Vec<u32>,
+    /// Sectors that volumes have where history begins once the change counts: those of which it gives up a resize.
+    first_sizes: Vec<(u16, u64)>,
     result: Result<Merged, Error>,
 }
 
@@ -209,7 +211,7 @@ impl Journal {
 
     /// Makes a step count, durably. What it did; no steps: nothing was due.
     pub fn finish_merge(&mut self, outcome: MergeOutcome) -> Result<Merged, Error> {
-        let MergeOutcome { change, roll, rolled, taken, spare, result } = outcome;
+        let MergeOutcome { change, roll, rolled, taken, spare, first_sizes, result } = outcome;
         self.give_back(spare);
         self.lent = 0;
         for (rolling, doubtful) in rolled {
@@ -219,6 +221,8 @@ impl Journal {
         let merged = match (result, change) {
             (Ok(merged), Some(change)) => {
                 self.check_running()?;
+                // Ahead of the change: a crash in between leaves markers that say the same.
+                self.set_first_sizes(&first_sizes)?;
                 self.apply(change)?;
                 merged
             }

@@ -33,15 +33,24 @@ impl MergeStep {
         let MergeStep { storage, session, slots, options, rolling } = self;
         let mut work = Work { taken: Vec::new(), spare: slots, session, roll: None, rolled: Vec::new() };
         let done = JournalReader::open_on(Arc::clone(&storage)).and_then(|reader| match rolling.is_empty() {
-            true => work.run(&reader, &options),
-            false => roll(&reader, rolling, &mut work.rolled).map(|merged| (merged, None)),
+            true => {
+                let (merged, change) = work.run(&reader, &options)?;
+                let gives_up = change.as_ref().filter(|change| change.target.is_none());
+                let stamp = gives_up.map(|change| change.after_timestamp);
+                let first_sizes = stamp.map_or(Ok(Vec::new()), |stamp| reader.sizes_behind(stamp))?;
+                Ok((merged, change, first_sizes))
+            }
+            false => {
+                let merged = roll(&reader, rolling, &mut work.rolled)?;
+                Ok((merged, None, Vec::new()))
+            }
         });
         let Work { taken, spare, roll, rolled, .. } = work;
-        let (change, result) = match done {
-            Ok((merged, change)) => (change, Ok(merged)),
-            Err(error) => (None, Err(error)),
+        let (change, first_sizes, result) = match done {
+            Ok((merged, change, first_sizes)) => (change, first_sizes, Ok(merged)),
+            Err(error) => (None, Vec::new(), Err(error)),
         };
-        MergeOutcome { change, roll, rolled, taken, spare, result }
+        MergeOutcome { change, roll, rolled, taken, spare, first_sizes, result }
     }
 }
 

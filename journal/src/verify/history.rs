@@ -4,7 +4,7 @@
 use super::front::Front;
 use super::{portions, Report};
 use layout::entry::{flags, EntryHeader, Gap, GapReason, Kind, Resize};
-use layout::journal_file::SUPERBLOCK_OFFSETS;
+use layout::journal_file::{SUPERBLOCK_OFFSETS, TABLES_OFFSET};
 use std::collections::BTreeMap;
 use zerocopy::FromBytes;
 
@@ -44,8 +44,8 @@ pub(super) struct History {
     gaps: BTreeMap<u8, Vec<(u64, u64)>>,
     /// By port, rising. What is adjacent is one.
     complete: BTreeMap<u8, Vec<Complete>>,
-    /// Sectors of volumes that were resized.
-    sizes: BTreeMap<u16, u64>,
+    /// Every size of the volumes that were resized, the first one first.
+    sizes: BTreeMap<u16, Vec<u64>>,
     reaches: Vec<Reach>,
 }
 
@@ -73,7 +73,7 @@ impl History {
                     )];
                 }
             }
-            Kind::Gap | Kind::Marker if !merged => return self.outside(record, kind, payload, front, report),
+            Kind::Gap | Kind::Marker if !merged => return self.outside(record, kind, payload, report),
             _ => {}
         }
         Vec::new()
@@ -85,7 +85,6 @@ impl History {
         record: &EntryHeader,
         kind: Kind,
         payload: &[u8],
-        front: &Front,
         report: &mut Report,
     ) -> Vec<String> {
         if kind == Kind::Gap {
@@ -101,16 +100,28 @@ impl History {
         }
         let Ok((resize, _)) = Resize::read_from_prefix(payload) else { return Vec::new() };
         let (volume, before, after) = (record.volume.get(), resize.before.get(), resize.after.get());
-        // The row says what the volume had where history begins. It goes ahead of a marker that is about to be
-        // given up.
-        let row = front.tables.volumes.get(&volume).map(|row| row.sectors.get());
-        let fits = match self.sizes.insert(volume, after) {
-            Some(known) => known == before,
-            None => row == Some(before) || row == Some(after),
-        };
+        let sizes = self.sizes.entry(volume).or_default();
+        // The first of them is held against the row once all are known.
+        let fits = sizes.last().is_none_or(|known| *known == before);
+        if sizes.is_empty() {
+            sizes.push(before);
+        }
+        sizes.push(after);
         match fits {
             true => Vec::new(),
             false => vec![format!("volume {volume} is resized from {before} sectors, which it never had")],
+        }
+    }
+
+    /// The row says what the volume has where history begins. It goes ahead of markers that are about to be given up.
+    fn rows(&self, front: &Front, report: &mut Report) {
+        for (volume, sizes) in &self.sizes {
+            let row = front.tables.volumes.get(volume).map(|row| row.sectors.get());
+            if row.is_none_or(|row| !sizes.contains(&row)) {
+                let before = sizes.first().copied().unwrap_or_default();
+                let what = format!("volume {volume} is resized from {before} sectors, which it never had");
+                report.finding(TABLES_OFFSET, format!("tables: {what}"));
+            }
         }
     }
 
@@ -130,6 +141,7 @@ impl History {
 
     /// What has to hold once everything has been read.
     pub fn finish(&self, front: &Front, report: &mut Report) {
+        self.rows(front, report);
         for (port, gaps) in &self.gaps {
             let spans = self.complete.get(port).map_or(&[][..], Vec::as_slice);
             for (from, to) in gaps {

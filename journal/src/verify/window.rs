@@ -175,7 +175,7 @@ impl Windows {
             }
             if stamp > self.portion.after_timestamp.get() {
                 self.reach.timestamp = self.reach.timestamp.max(stamp);
-                wrong.extend(history.outside(record, *kind, payload, front, report));
+                wrong.extend(history.outside(record, *kind, payload, report));
             }
         }
     }

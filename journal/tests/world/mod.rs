@@ -51,6 +51,17 @@ pub struct Write {
     pub executed: bool,
 }
 
+/// A volume got another size.
+#[derive(Clone, Copy, Debug)]
+pub struct Resize {
+    pub volume: usize,
+    pub stamp: u64,
+    /// Entries before its marker.
+    pub count: usize,
+    pub before: u64,
+    pub after: u64,
+}
+
 pub struct World {
     pub rng: ChaCha8Rng,
     pub kind: Kind,
@@ -58,6 +69,9 @@ pub struct World {
     pub certain: bool,
     /// Every write is executed, and every answer says so.
     pub plain: bool,
+    /// Volumes get other sizes, and there are writes past their ends.
+    pub resizing: bool,
+    pub resizes: Vec<Resize>,
     pub journal: Option<Journal>,
     pub storage: Arc<FaultyStorage>,
     pub stamp: u64,
@@ -126,6 +140,8 @@ impl World {
             kind,
             certain: false,
             plain: false,
+            resizing: false,
+            resizes: Vec::new(),
             journal,
             storage,
             stamp: 1_700_000_000_000_000_000,
@@ -169,6 +185,9 @@ impl World {
     }
 
     pub fn try_step(&mut self) -> Result<(), Error> {
+        if self.resizing && !self.writes.is_empty() && self.rng.random_bool(0.06) {
+            return self.try_resize();
+        }
         match self.rng.random_range(0..10) {
             0 => self.journal().flush(),
             1 => self.journal().sync().map(drop),
@@ -177,10 +196,89 @@ impl World {
         }
     }
 
+    /// A world whose volumes are resized. Its stamps lie ahead of the host's clock, so that seeds replay.
+    pub fn resizing(seed: u64) -> Self {
+        let mut world = Self::new(seed);
+        world.resizing = true;
+        world.stamp = 4_000_000_000_000_000_000;
+        world
+    }
+
+    /// Sectors of a volume now.
+    pub fn sectors(&self, volume: usize) -> u64 {
+        self.primary[volume].len() as u64 / 512
+    }
+
+    pub fn try_resize(&mut self) -> Result<(), Error> {
+        let volume = self.rng.random_range(0..2);
+        let sectors = self.rng.random_range(20..=SECTORS[volume] * 3 / 2);
+        self.try_resize_to(volume, sectors)
+    }
+
+    pub fn try_resize_to(&mut self, volume: usize, sectors: u64) -> Result<(), Error> {
+        // Nothing is under way.
+        while !self.unanswered.is_empty() {
+            self.try_answer()?;
+        }
+        let before = self.sectors(volume);
+        let primary = self.files[volume].0.clone();
+        let done = self.journal().resize(NAMES[volume], sectors, Some(&primary));
+        self.take_up_resize(volume, sectors)?;
+        let done = done?;
+        assert_eq!((done.before, done.after), (before, sectors));
+        let shared: Arc<dyn journal::Storage> = self.storage.clone();
+        let reader = JournalReader::open_on(shared)?;
+        let fitted = journal::resize::fit_primary(&reader, NAMES[volume], &primary)?;
+        assert_eq!(fitted, before != sectors);
+        Ok(())
+    }
+
+    /// What a resize journaled, or, if it was interrupted, may have journaled.
+    pub fn take_up_resize(&mut self, volume: usize, sectors: u64) -> Result<(), Error> {
+        let before = self.sectors(volume);
+        let shared: Arc<dyn journal::Storage> = self.storage.clone();
+        let reader = JournalReader::open_on(shared)?;
+        let now = reader.sectors_now()?[&(volume as u16)];
+        let mut at = sectors;
+        for entry in reader.entries()? {
+            let entry = entry?;
+            if entry.order as usize <= self.writes.len() {
+                continue;
+            }
+            let header = &entry.record.header;
+            let (lba, count) = (header.lba(), u64::from(header.sectors.get()));
+            assert_eq!(
+                (lba, header.volume.get() as usize),
+                (at, volume),
+                "what is lost, one after the other"
+            );
+            at += count;
+            let data = vec![0; count as usize * 512];
+            let (stamp, status) = (header.timestamp.get(), entry.updated);
+            let executed = now == sectors;
+            self.writes.push(Write { volume, lba, data, stamp, status, executed });
+        }
+        let end = self.journal().end();
+        (self.stamp, self.number) = (end.timestamp, end.arbiters[0].number);
+        if before != sectors && now == sectors {
+            assert_eq!(at, sectors.max(before), "all that is lost is written with zeroes");
+            let stamp = self.writes.last().map_or(0, |write| write.stamp) + 1;
+            let stamp = if before > sectors { stamp } else { end.timestamp };
+            let count = self.writes.len();
+            self.resizes.push(Resize { volume, stamp, count, before, after: sectors });
+            self.primary[volume].resize(sectors as usize * 512, 0);
+        }
+        Ok(())
+    }
+
     fn write(&mut self) -> Result<(), Error> {
         let volume = self.rng.random_range(0..2);
         let sectors = self.rng.random_range(1..=17u64);
-        let lba = self.rng.random_range(0..SECTORS[volume] - sectors + 1);
+        // Now and then past the end: the target doesn't execute it.
+        let past = self.resizing && self.rng.random_bool(0.06);
+        let end = self.sectors(volume) + if past { 16 } else { 0 };
+        let lba = self.rng.random_range(0..end - sectors + 1);
+        let past = lba + sectors > self.sectors(volume);
         let overlaps = |write: &Write| {
             let end = write.lba + write.data.len() as u64 / 512;
             write.volume == volume && write.lba < lba + sectors && lba < end
@@ -197,7 +295,8 @@ impl World {
         header.set_lba(lba);
         header.set_status(Journaled::Port, Updated::Pending);
         let range = lba as usize * 512..(lba + sectors) as usize * 512;
-        let before = self.primary[volume][range].to_vec();
+        let mut before = self.primary[volume][range.start.min(self.primary[volume].len())..].to_vec();
+        before.resize(range.len(), 0);
         let mut data = vec![0; before.len()];
         if self.rng.random_bool(0.8) {
             self.rng.fill(&mut data[..]);
@@ -221,7 +320,7 @@ impl World {
             self.journal().sync()?;
         }
         // The target may execute it long before it answers.
-        if self.rng.random_bool(0.5) {
+        if !past && self.rng.random_bool(0.5) {
             self.execute(self.writes.len() - 1);
         }
         Ok(())
@@ -244,7 +343,14 @@ impl World {
         let (port, number, index) = self.unanswered.swap_remove(at);
         let mut header = self.header(Kind::Completion, port, number);
         let executed = self.writes[index].executed;
+        let write = &self.writes[index];
+        let past = write.lba * 512 + write.data.len() as u64 > self.primary[write.volume].len() as u64;
         let status = match self.rng.random_range(0..8) {
+            status if past => match (status, self.certain) {
+                (0..3, false) => Updated::Unknown,
+                (3..5, _) => Updated::Cancelled,
+                _ => Updated::Refused,
+            },
             _ if self.plain => Updated::Updated,
             0 if !executed => Updated::Refused,
             1 if !executed => Updated::Cancelled,
@@ -260,36 +366,79 @@ impl World {
         self.append(header, Vec::new())
     }
 
-    /// The volume after the first `count` entries, made of those that `counts`.
-    pub fn model(&self, volume: usize, count: usize, counts: impl Fn(&Write) -> bool) -> Vec<u8> {
+    /// The volume after the first `count` entries and what was resized up to a stamp, made of the entries that
+    /// `counts`; with each sector, whether it is doubtful.
+    pub fn model_at(
+        &self,
+        volume: usize,
+        count: usize,
+        until: u64,
+        counts: impl Fn(&Write) -> bool,
+    ) -> (Vec<u8>, Vec<bool>) {
         let mut image = self.bases[volume].clone();
-        for write in self.writes[..count].iter().filter(|write| write.volume == volume && counts(write)) {
+        let mut doubtful = vec![false; image.len() / 512];
+        let mut resizes = self.resizes.iter().filter(|resize| resize.volume == volume).peekable();
+        let mut resize = |until: u64, image: &mut Vec<u8>, doubtful: &mut Vec<bool>| {
+            while let Some(next) = resizes.next_if(|resize| resize.stamp <= until) {
+                assert_eq!(image.len() as u64, next.before * 512);
+                image.resize(next.after as usize * 512, 0);
+                doubtful.resize(next.after as usize, false);
+            }
+        };
+        for write in self.writes[..count].iter().filter(|write| write.volume == volume) {
+            resize(write.stamp, &mut image, &mut doubtful);
             let at = write.lba as usize * 512;
-            image[at..at + write.data.len()].copy_from_slice(&write.data);
+            let sectors = write.lba as usize..write.lba as usize + write.data.len() / 512;
+            // Past the end nothing is executed.
+            if sectors.end > doubtful.len() {
+                assert!(!write.executed);
+                continue;
+            }
+            if counts(write) {
+                image[at..at + write.data.len()].copy_from_slice(&write.data);
+            }
+            if !matches!(write.status, Updated::Refused | Updated::Cancelled) {
+                doubtful[sectors].fill(write.status != Updated::Updated);
+            }
         }
-        image
+        resize(until, &mut image, &mut doubtful);
+        (image, doubtful)
+    }
+
+    /// Up to where resizes count at a moment after so many entries.
+    pub fn until(&self, at: Moment, count: usize) -> u64 {
+        match at {
+            Moment::End => u64::MAX,
+            Moment::Timestamp(stamp) => stamp,
+            Moment::Order(_) => count.checked_sub(1).map_or(0, |last| self.writes[last].stamp),
+        }
     }
 
     /// What primary had.
     pub fn truth(&self, volume: usize, count: usize) -> Vec<u8> {
-        self.model(volume, count, |write| write.executed)
+        self.truth_at(volume, count, Moment::Order(count as u64))
+    }
+
+    pub fn truth_at(&self, volume: usize, count: usize, at: Moment) -> Vec<u8> {
+        self.model_at(volume, count, self.until(at, count), |write| write.executed).0
     }
 
     /// What can be told from after-images.
     pub fn assumed(&self, volume: usize, count: usize) -> Vec<u8> {
-        self.model(volume, count, |write| !matches!(write.status, Updated::Refused | Updated::Cancelled))
+        self.assumed_at(volume, count, Moment::Order(count as u64))
+    }
+
+    pub fn assumed_at(&self, volume: usize, count: usize, at: Moment) -> Vec<u8> {
+        let executed = |write: &Write| !matches!(write.status, Updated::Refused | Updated::Cancelled);
+        self.model_at(volume, count, self.until(at, count), executed).0
     }
 
     pub fn doubtful(&self, volume: usize, count: usize) -> Vec<bool> {
-        let mut doubtful = vec![false; SECTORS[volume] as usize];
-        for write in self.writes[..count].iter().filter(|write| write.volume == volume) {
-            let sectors = write.lba as usize..write.lba as usize + write.data.len() / 512;
-            match write.status {
-                Updated::Refused | Updated::Cancelled => {}
-                status => doubtful[sectors].fill(status != Updated::Updated),
-            }
-        }
-        doubtful
+        self.doubtful_at(volume, count, Moment::Order(count as u64))
+    }
+
+    pub fn doubtful_at(&self, volume: usize, count: usize, at: Moment) -> Vec<bool> {
+        self.model_at(volume, count, self.until(at, count), |_| false).1
     }
 
     pub fn open(&self, volume: usize, at: Moment, over_primary: bool) -> Result<Image, Error> {

@@ -19,18 +19,20 @@ const LABEL_SUFFIX: &str = ".chronoswitch";
 pub(super) struct Opened {
     file: File,
     name: String,
+    /// What it has of the volume.
     bytes: u64,
     /// A base holds every entry up to the first, and may hold some up to the second.
     pub position: (u64, u64),
 }
 
 impl Opened {
-    /// `primary_sectors`: what primary has to have now.
+    /// `primary_sectors`: what primary has to have now; `entered`: what a base from before the first write has.
     pub fn open(
         backing: Backing<'_>,
         volume: &VolumeFacts,
         journal_id: [u8; 16],
         primary_sectors: u64,
+        entered: u64,
     ) -> Result<Self, Error> {
         let name = backing.path().display().to_string();
         let mut file = File::open(backing.path()).map_err(|e| Error::io(&name, "opening", e))?;
@@ -40,15 +42,18 @@ impl Opened {
             Backing::Primary(_) => (primary_sectors, (0, 0)),
             Backing::Base(path) => match label(path)? {
                 Some(label) => (label.sectors.get(), check_label(&name, &label, volume, journal_id)?),
-                None => (volume.row.sectors.get(), without_label(&name, volume)?),
+                None => (entered, without_label(&name, volume)?),
             },
         };
-        if bytes != sectors.saturating_mul(SECTOR_BYTES as u64) {
+        let wanted = sectors.saturating_mul(SECTOR_BYTES as u64);
+        // A rolling that was interrupted may have given the base more than its label says so far.
+        let growing = position.0 < volume.row.rolling_order.get() && volume.row.base_id != [0; 16];
+        if bytes != wanted && !(growing && bytes > wanted) {
             let what =
                 format!("it has {bytes} bytes, and should have {sectors} sectors of volume {}", volume.name);
             return Err(Error::Base { file: name, what });
         }
-        Ok(Self { file, name, bytes, position })
+        Ok(Self { file, name, bytes: wanted, position })
     }
 
     /// Reads. What lies behind its end are sectors that the volume gained since: zeroes.

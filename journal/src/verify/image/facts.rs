@@ -266,13 +266,29 @@ impl Facts {
             Moment::Order(_) => self.last.1,
             _ => self.lasts_until(),
         };
-        let now = self.resizes.last().map_or(row.sectors.get(), |(_, _, after)| *after);
-        let behind = self.resizes.iter().find(|(stamp, ..)| *stamp > until);
-        let then = match behind {
-            Some((_, before, _)) => *before,
-            None => now,
-        };
-        (then, now)
+        (self.size_at(row, until), self.size_at(row, u64::MAX))
+    }
+
+    /// Sectors of the volume once everything stamped up to `stamp` had happened.
+    pub fn size_at(&self, row: &VolumeRow, stamp: u64) -> u64 {
+        // While there is a marker it counts, not the row, which goes ahead of those that are about to be given up.
+        let behind = self.resizes.iter().find(|(at, ..)| *at > stamp);
+        match (behind, self.resizes.last()) {
+            (Some((_, before, _)), _) => *before,
+            (None, Some((_, _, after))) => *after,
+            (None, None) => row.sectors.get(),
+        }
+    }
+
+    /// The same moment, if it is the end, by what can be told of a journal that goes on.
+    pub fn fixed(&self, row: &VolumeRow) -> Moment {
+        let (then, now) = (self.size_at(row, self.last.1), self.size_at(row, u64::MAX));
+        match self.at {
+            // A marker that stands behind the last entry has no order.
+            Moment::End if then != now => Moment::Timestamp(self.timestamp.max(self.delivered)),
+            Moment::End => Moment::Order(self.last.0),
+            at => at,
+        }
     }
 
     /// Does the moment exist?

@@ -92,7 +92,7 @@ pub fn image_on(
     let mut naive = Naive::open(&*storage, volume, at, backing, progress)?;
     let reader = JournalReader::open_on(Arc::clone(&storage))?;
     // `end` is where it was: over a base somebody may be writing.
-    let fixed = if at == Moment::End { Moment::Order(naive.order()) } else { at };
+    let fixed = naive.fixed();
     let fixed = if matches!(backing, Backing::Primary(_)) { at } else { fixed };
     let image = Image::open(reader, volume, fixed, backing, false, &mut |_, _| {})?;
     let mut report = compare(&mut naive, &image, progress)?;

@@ -109,7 +109,8 @@ impl<'a> Naive<'a> {
         }
         facts.check_moment(&front)?;
         let (sectors, primary_sectors) = facts.sizes(&volume.row);
-        let opened = Opened::open(backing, &volume, front.superblock.journal_id, primary_sectors)?;
+        let entered = facts.size_at(&volume.row, 0);
+        let opened = Opened::open(backing, &volume, front.superblock.journal_id, primary_sectors, entered)?;
         facts.check_gaps(backing)?;
         let direction = match backing {
             Backing::Primary(_) => Direction::First,
@@ -143,6 +144,11 @@ impl<'a> Naive<'a> {
     /// Order of the last entry at or before the moment.
     pub fn order(&self) -> u64 {
         self.facts.last.0
+    }
+
+    /// The moment, by a name that means the same while the journal goes on.
+    pub fn fixed(&self) -> Moment {
+        self.facts.fixed(&self.volume.row)
     }
 
     /// Entries of the volume that it is made from; known once something has been read.
@@ -215,7 +221,7 @@ impl<'a> Naive<'a> {
 
     fn load(&mut self, from: u64) -> Result<Stripe, Error> {
         let count = STRIPE_SECTORS.min(self.sectors.saturating_sub(from)) as usize;
-        let volume = self.volume.row.index.get();
+        let volume = self.volume.row;
         let mut sectors = Sectors::new(&self.facts, self.at, volume, self.direction, from, count);
         let report = prove(self.storage, &mut |_, _| {}, &mut |offset, header, parts| {
             sectors.batch(offset, header, parts);

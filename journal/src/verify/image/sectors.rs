@@ -4,7 +4,7 @@ use super::super::batch::{is_entry, Parts};
 use super::facts::{side, Facts, Side};
 use crate::moment::Moment;
 use layout::entry::{flags, Encoding, EntryHeader, Kind, Updated};
-use layout::journal_file::{BatchHeader, MergedWindow};
+use layout::journal_file::{BatchHeader, MergedWindow, VolumeRow};
 use layout::SECTOR_BYTES;
 use zerocopy::FromBytes;
 
@@ -62,7 +62,7 @@ type Stretch = ((u64, u64), (u64, u64));
 pub(super) struct Sectors<'a> {
     pub facts: &'a Facts,
     pub at: Moment,
-    pub volume: u16,
+    pub volume: VolumeRow,
     pub direction: Direction,
     /// The first sector of the stretch.
     pub from: u64,
@@ -78,7 +78,7 @@ impl<'a> Sectors<'a> {
     pub fn new(
         facts: &'a Facts,
         at: Moment,
-        volume: u16,
+        volume: VolumeRow,
         direction: Direction,
         from: u64,
         sectors: usize,
@@ -108,7 +108,7 @@ impl<'a> Sectors<'a> {
             let one = ((order, stamp), (order, stamp));
             let stretch = if header.portion == 0 { Some(one) } else { self.window };
             let part = self.facts.is_part(header.portion, stamp, Some(order));
-            if let Some(stretch) = stretch.filter(|_| part && record.volume.get() == self.volume) {
+            if let Some(stretch) = stretch.filter(|_| part && record.volume == self.volume.index) {
                 self.entry(record, *kind, header.portion != 0, stretch, offset + place);
             }
             order += u64::from(header.portion == 0);
@@ -118,6 +118,11 @@ impl<'a> Sectors<'a> {
     fn entry(&mut self, d: &EntryHeader, kind: Kind, merged: bool, stretch: Stretch, payload: u64) {
         let status = if merged { d.updated().unwrap_or(Updated::Unknown) } else { self.facts.status(d) };
         if matches!(status, Updated::Refused | Updated::Cancelled) {
+            return;
+        }
+        // Past the end that the volume had nothing can have been executed; what was merged was.
+        let end = d.lba().saturating_add(d.sectors.get().into());
+        if !merged && end > self.facts.size_at(&self.volume, d.timestamp.get()) {
             return;
         }
         let order = stretch.1 .0;
@@ -142,7 +147,7 @@ impl<'a> Sectors<'a> {
         let zero = d.encoding == Encoding::Zero as u8;
         let marks = if no_image { NO_IMAGE } else { 0 } | if zero { ZERO } else { 0 };
         let base = place.filter(|_| !zero).unwrap_or(0);
-        let (lba, end) = (d.lba(), d.lba().saturating_add(sectors));
+        let lba = d.lba();
         if let Some(until) = self.facts.late.get(&self.facts.key(d)).filter(|_| !merged) {
             self.late.push((lba, end, *until));
         }

@@ -3,6 +3,9 @@
 //!
 //! CHRONO_SEED is the first seed, CHRONO_SEEDS how many there are.
 
+// A volume's number is the index of several arrays at once.
+#![allow(clippy::needless_range_loop)]
+
 mod faulty_storage;
 mod world;
 
@@ -32,7 +35,8 @@ fn check_sound(world: &World, what: &str) {
 fn check_moment(world: &mut World, at: Moment, count: usize) -> Result<(), Error> {
     for volume in 0..2 {
         for over_primary in [true, false] {
-            if world.kind == if over_primary { Kind::After } else { Kind::Before } {
+            let lacks = if over_primary { Kind::After } else { Kind::Before };
+            if world.kind == lacks {
                 continue;
             }
             let image = world.open(volume, at, over_primary)?;

@@ -1,7 +1,7 @@
 //! `host-agent`: Chronoswitch's command line.
 //!
 //! One file per command: [`replay`], [`log`], [`verify`], [`restore`], [`image`], [`diff`], [`bookmark`],
-//! [`base`], [`resync`], [`size`]. Data go to standard output,
+//! [`base`], [`resync`], [`size`], [`merge`]. Data go to standard output,
 //! everything else to standard error. Exit code 0: fine; 1: what was asked failed; 2: misuse.
 
 mod arguments;
@@ -12,6 +12,8 @@ mod diff;
 mod error;
 mod image;
 mod log;
+mod merge;
+mod merged_log;
 mod output;
 mod progress;
 mod replay;
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
         Command::Resync(resync) => resync::run(resync),
         Command::Bookmark(bookmark) => bookmark::run(bookmark),
         Command::Base(base) => base::run(base),
+        Command::Merge(merge) => merge::run(merge),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -14,6 +14,7 @@ use crate::base;
 use crate::batch::Batch;
 use crate::error::Error;
 use crate::follow::Follower;
+use crate::head;
 use crate::history::{self, mark, MissingSpan, Span, Wanted};
 use crate::moment::{rfc3339, Moment};
 use crate::payloads::Payloads;
@@ -104,6 +105,8 @@ pub struct Image {
     /// Sees a base go on under the image.
     watch: Option<base::Watch>,
     facts: ImageFacts,
+    /// Of the superblock, when it was opened.
+    generation: u64,
 }
 
 impl Image {
@@ -120,6 +123,7 @@ impl Image {
         let (backing_name, file) = open_backing(backing, &volume)?;
         let at = windows::locate(&reader, at)?;
         let payloads = Payloads::new(&reader);
+        let generation = reader.head().superblock.generation.get();
         let (span, prefer) = match backing {
             Backing::Primary(_) => {
                 (Span { after: Some(at), until: Moment::End, wanted: Wanted::Before }, Prefer::First)
@@ -165,7 +169,24 @@ impl Image {
         };
         let follower = (prefer == Prefer::First).then(|| Mutex::new(Follower::new(reader)));
         let since = RwLock::new(BTreeMap::new());
-        Ok(Self { volume, map, since, follower, payloads, backing: file, backing_name, watch, facts })
+        Ok(Self {
+            volume,
+            map,
+            since,
+            follower,
+            payloads,
+            backing: file,
+            backing_name,
+            watch,
+            facts,
+            generation,
+        })
+    }
+
+    /// Has nothing been merged or given up since the image was opened? If something has, the image still is what it
+    /// was, but it keeps room from being used again: open it anew. One read of each superblock.
+    pub fn is_current(&self) -> Result<bool, Error> {
+        Ok(head::generation(self.payloads.storage())? == self.generation)
     }
 
     /// What it is made of, when it was opened.

@@ -395,17 +395,15 @@ fn superblock(touch: Touch<'_>, change: impl Fn(&mut Superblock)) {
 }
 
 fn window(touch: Touch<'_>, change: impl Fn(&mut EntryHeader, &mut MergedWindow)) {
-    match touch {
-        Touch::Window(4, record, window) => change(record, window),
-        _ => {}
+    if let Touch::Window(4, record, window) = touch {
+        change(record, window);
     }
 }
 
 fn entry(touch: Touch<'_>, change: impl Fn(&mut EntryHeader)) {
     // One that is not the first of its window, and holds data.
-    match touch {
-        Touch::Entry(number, entry) if number == 9 => change(entry),
-        _ => {}
+    if let Touch::Entry(9, entry) = touch {
+        change(entry);
     }
 }
 
@@ -547,7 +545,7 @@ fn schedules_and_named_images_are_checked() {
         images(&[("a\0b", 0)]),
     ];
     for section in broken {
-        let report = check(with_sections(&image, &[section.clone()]));
+        let report = check(with_sections(&image, std::slice::from_ref(&section)));
         assert!(report.findings.iter().any(|f| f.what.starts_with("tables: ")), "{section:?}: {report:?}");
     }
     let mut reserved = schedule(&[(0, 10, 5)]);

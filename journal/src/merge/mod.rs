@@ -10,6 +10,7 @@
 //! | `step` | one step: read, combine, write |
 //! | `output` | the merged segments |
 //! | `give_up` | what nobody keeps any more: into the bases, then away |
+//! | `preview` | what would be done, without doing it |
 //!
 //! A step runs beside its journal's owner, who goes on appending: it reads what is durable and immutable, and writes
 //! segments that the owner has handed it. Only then the owner changes the superblock, once, and in that moment
@@ -22,7 +23,10 @@ pub(crate) mod final_watermark;
 mod give_up;
 mod output;
 mod pass;
+mod preview;
 mod step;
+
+pub use preview::{preview, Preview};
 
 use crate::base::Rolling;
 use crate::error::Error;
@@ -34,6 +38,7 @@ use crate::writer::Journal;
 use layout::journal_file::{features, role, technique, Portion};
 use std::path::PathBuf;
 use std::sync::Arc;
+use step::named_moments;
 use zerocopy::FromZeros;
 
 /// How to merge.
@@ -70,8 +75,21 @@ pub struct Merged {
     pub given_up: u64,
     /// See `given_up`.
     pub bytes_rolled: u64,
+    /// Bases that were rolled on.
+    pub rolled: Vec<RolledBase>,
     /// What is due and had to stay, and why.
     pub held_back: Vec<String>,
+}
+
+/// A base that took in what was given up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RolledBase {
+    /// Name of the volume.
+    pub volume: String,
+    /// It holds every entry up to this order, stamped so.
+    pub to: (u64, u64),
+    /// Bytes that were written into it.
+    pub bytes: u64,
 }
 
 impl Merged {
@@ -86,6 +104,12 @@ impl Merged {
         self.segments_written += step.segments_written;
         self.given_up += step.given_up;
         self.bytes_rolled += step.bytes_rolled;
+        for base in &step.rolled {
+            match self.rolled.iter_mut().find(|known| known.volume == base.volume) {
+                Some(known) => (known.to, known.bytes) = (base.to, known.bytes + base.bytes),
+                None => self.rolled.push(base.clone()),
+            }
+        }
         self.held_back.clone_from(&step.held_back);
     }
 }
@@ -112,6 +136,8 @@ pub struct MergeOutcome {
     /// Segments that were written, and those that were not needed.
     taken: Vec<u32>,
     spare: Vec<u32>,
+    /// Orders of the moments that had a name when it began.
+    named: Vec<u64>,
     result: Result<Merged, Error>,
 }
 
@@ -205,13 +231,19 @@ impl Journal {
 
     /// Makes a step count, durably. What it did; no steps: nothing was due.
     pub fn finish_merge(&mut self, outcome: MergeOutcome) -> Result<Merged, Error> {
-        let MergeOutcome { change, roll, rolled, taken, spare, result } = outcome;
+        let MergeOutcome { change, roll, rolled, taken, spare, named, result } = outcome;
         self.give_back(spare);
         for (rolling, doubtful) in rolled {
             rolling.finish(self, doubtful)?;
         }
         self.roll = roll;
         let merged = match (result, change) {
+            (Ok(_), Some(change)) if self.hides_a_named_moment(&change, &named) => {
+                // It was named while the step ran, and no window ends there. Nothing was changed yet: the next step
+                // does it right.
+                self.discard(taken)?;
+                Merged { steps: 1, ..Merged::default() }
+            }
             (Ok(merged), Some(change)) => {
                 self.check_running()?;
                 self.apply(change)?;
@@ -222,15 +254,28 @@ impl Journal {
                 merged
             }
             (Err(error), _) => {
-                // They would be taken for a part of the chain once others have their place in it.
-                let scrubbed =
-                    scrub(&*self.storage, &self.head, &taken).and_then(|()| storage::sync(&*self.storage));
-                self.stop_on_error(scrubbed)?;
-                self.give_back(taken);
+                self.discard(taken)?;
                 return Err(error);
             }
         };
         Ok(merged)
+    }
+
+    /// Takes back segments that a step has written in vain.
+    fn discard(&mut self, taken: Vec<u32>) -> Result<(), Error> {
+        // They would be taken for a part of the chain once others have their place in it.
+        let scrubbed = scrub(&*self.storage, &self.head, &taken).and_then(|()| storage::sync(&*self.storage));
+        self.stop_on_error(scrubbed)?;
+        self.give_back(taken);
+        Ok(())
+    }
+
+    /// Did a moment get a name since the step began that lies within what it merged?
+    fn hides_a_named_moment(&self, change: &Change, named: &[u64]) -> bool {
+        let from = self.head.superblock.portions[change.source].from_order.get();
+        let within = from..change.from_order.saturating_sub(1);
+        let new = |order: &u64| within.contains(order) && named.binary_search(order).is_err();
+        change.target.is_some() && named_moments(self.tables()).iter().any(new)
     }
 
     fn apply(&mut self, change: Change) -> Result<(), Error> {

@@ -14,7 +14,7 @@ use crate::moment::Moment;
 use crate::payloads::Payloads;
 use crate::reader::JournalReader;
 use crate::record::Record;
-use crate::tables::Volume;
+use crate::tables::{Tables, Volume};
 use crate::walk;
 use layout::entry::{flags, Encoding, EntryHeader, Journaled, Kind, Updated};
 use layout::journal_file::{port_flags, MergedWindow, PortState, SealHeader, BLOCK_BYTES};
@@ -32,16 +32,20 @@ impl MergeStep {
     pub fn run(self) -> MergeOutcome {
         let MergeStep { storage, session, slots, options, rolling } = self;
         let mut work = Work { taken: Vec::new(), spare: slots, session, roll: None, rolled: Vec::new() };
-        let done = JournalReader::open_on(Arc::clone(&storage)).and_then(|reader| match rolling.is_empty() {
-            true => work.run(&reader, &options),
-            false => roll(&reader, rolling, &mut work.rolled).map(|merged| (merged, None)),
+        let mut named = Vec::new();
+        let done = JournalReader::open_on(Arc::clone(&storage)).and_then(|reader| {
+            named = named_moments(reader.tables());
+            match rolling.is_empty() {
+                true => work.run(&reader, &options),
+                false => roll(&reader, rolling, &mut work.rolled).map(|merged| (merged, None)),
+            }
         });
         let Work { taken, spare, roll, rolled, .. } = work;
         let (change, result) = match done {
             Ok((merged, change)) => (change, Ok(merged)),
             Err(error) => (None, Err(error)),
         };
-        MergeOutcome { change, roll, rolled, taken, spare, result }
+        MergeOutcome { change, roll, rolled, taken, spare, named, result }
     }
 }
 
@@ -88,34 +92,13 @@ impl Work {
         target: usize,
         options: &MergeOptions,
     ) -> Result<Option<(Merged, Change)>, Error> {
-        let cuts = named_moments(reader);
-        let grid = Grid { length: due.window, cuts: &cuts };
         let room = self.spare.len() as u64 * reader.segment_bytes();
-        let bytes = room / INPUT_OF_ROOM.1 * INPUT_OF_ROOM.0;
-        let limits = Limits { until: due.until, bytes, entries: STEP_ENTRIES };
-        let mut taken = pass(reader, due.source, &grid, &limits)?;
-        let (Some(first), Some(_)) = (taken.windows.first(), taken.windows.last()) else { return Ok(None) };
-        let first_order = first.first_order;
-        let (first_sequence, freed) = segments_given_up(reader, due.source, taken.until, taken.last_order)?;
-        if options.freeing_only && freed.is_empty() {
+        let limits = limits(due, room);
+        let Some(plan) = plan(reader, due, &limits, options.freeing_only)? else { return Ok(None) };
+        if options.freeing_only && !plan.frees_room() {
             return Ok(None);
         }
-        let payloads = Payloads::new(reader);
-        let volumes = &reader.tables().volumes;
-        let span = Span {
-            after: Some(Moment::Order(first_order.saturating_sub(1))),
-            until: Moment::Order(taken.last_order),
-            wanted: Wanted::Each,
-        };
-        let found = history::read_each(reader, &payloads, volumes, span, &mut |_, _| {})?;
-        if let Some(any) = found.first() {
-            apply_gaps(&mut taken.windows, &any.gaps);
-        }
-        let by_window: Vec<ByWindow> =
-            found.into_iter().map(|found| ByWindow::of(found.writes, &taken.windows)).collect();
-        if options.freeing_only && freed.len() as u64 <= segments_needed(reader, &taken, &by_window) {
-            return Ok(None);
-        }
+        let Plan { taken, first_sequence, freed, by_window, payloads, .. } = plan;
         let mut merged = Merged {
             windows: taken.windows.len() as u64,
             entries_in: taken.entries,
@@ -175,9 +158,66 @@ impl Work {
     }
 }
 
+/// What a step may take that has so much room to write in.
+pub(super) fn limits(due: &Due, room: u64) -> Limits {
+    let bytes = room / INPUT_OF_ROOM.1 * INPUT_OF_ROOM.0;
+    Limits { until: due.until, bytes, entries: STEP_ENTRIES }
+}
+
+/// What a step is going to do, before anything is written.
+pub(super) struct Plan {
+    pub taken: Pass,
+    /// The oldest segment that the source keeps.
+    first_sequence: u64,
+    /// Segments that it gives up.
+    pub freed: Vec<u32>,
+    /// Segments that are written, at most.
+    pub needed: u64,
+    by_window: Vec<ByWindow>,
+    payloads: Payloads,
+}
+
+impl Plan {
+    /// Is there more room afterwards than before?
+    pub fn frees_room(&self) -> bool {
+        self.freed.len() as u64 > self.needed
+    }
+}
+
+/// Plans a step; `None`: there is no window to make. `freeing_only`: nor if no segment would become free.
+pub(super) fn plan(
+    reader: &JournalReader,
+    due: &Due,
+    limits: &Limits,
+    freeing_only: bool,
+) -> Result<Option<Plan>, Error> {
+    let cuts = named_moments(reader.tables());
+    let grid = Grid { length: due.window, cuts: &cuts };
+    let mut taken = pass(reader, due.source, &grid, limits)?;
+    let Some(first) = taken.windows.first() else { return Ok(None) };
+    let first_order = first.first_order;
+    let (first_sequence, freed) = segments_given_up(reader, due.source, taken.until, taken.last_order)?;
+    if freeing_only && freed.is_empty() {
+        return Ok(None);
+    }
+    let payloads = Payloads::new(reader);
+    let span = Span {
+        after: Some(Moment::Order(first_order.saturating_sub(1))),
+        until: Moment::Order(taken.last_order),
+        wanted: Wanted::Each,
+    };
+    let found = history::read_each(reader, &payloads, &reader.tables().volumes, span, &mut |_, _| {})?;
+    if let Some(any) = found.first() {
+        apply_gaps(&mut taken.windows, &any.gaps);
+    }
+    let by_window: Vec<ByWindow> =
+        found.into_iter().map(|found| ByWindow::of(found.writes, &taken.windows)).collect();
+    let needed = segments_needed(reader, &taken, &by_window);
+    Ok(Some(Plan { taken, first_sequence, freed, needed, by_window, payloads }))
+}
+
 /// Orders of moments with a name, rising: merging keeps them.
-fn named_moments(reader: &JournalReader) -> Vec<u64> {
-    let tables = reader.tables();
+pub(super) fn named_moments(tables: &Tables) -> Vec<u64> {
     let bookmarks = tables.bookmarks.iter().map(|bookmark| bookmark.order);
     let mut orders: Vec<u64> = bookmarks.chain(tables.images.iter().map(|image| image.order)).collect();
     orders.sort_unstable();
@@ -262,7 +302,7 @@ fn chain_end(reader: &JournalReader, portion: usize) -> Result<ChainEnd, Error> 
 }
 
 /// Writes of a volume, those of a window together.
-struct ByWindow {
+pub(super) struct ByWindow {
     writes: Vec<Write>,
     /// Where each window's begin, and the end of the last.
     starts: Vec<usize>,

@@ -51,7 +51,8 @@ fn merged(index: usize, p: &Portion, finer: &Portion, segment_count: u32) -> Opt
         // An index has seven bytes for a window's length.
         (window > 0 && window < 1 << 56, "length of its windows"),
         (
-            finer.window.get() == 0 || window > finer.window.get() && window % finer.window.get() == 0,
+            finer.window.get() == 0
+                || window > finer.window.get() && window.is_multiple_of(finer.window.get()),
             "its windows are no multiple of the finer portion's",
         ),
         (p.after_timestamp.get() <= finer.after_timestamp.get(), "it begins behind the finer portion"),

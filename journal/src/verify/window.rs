@@ -28,7 +28,8 @@ impl Ends {
     }
 
     fn allow(&self, end: u64) -> bool {
-        self.named.contains(&end) || self.lengths.iter().any(|length| *length > 0 && end % length == 0)
+        self.named.contains(&end)
+            || self.lengths.iter().any(|length| *length > 0 && end.is_multiple_of(*length))
     }
 }
 

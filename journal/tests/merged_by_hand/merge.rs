@@ -189,7 +189,7 @@ impl Level<'_> {
         let unlocked = |r: &&&Found| r.header.port == port && r.header.flags.get() & clock == 0;
         self.taken.delivered.get(&port).is_some_and(|delivered| *delivered >= end)
             && !self.taken.records.iter().any(|record| gap(&record))
-            && !entries.iter().any(|entry| unlocked(&entry))
+            && !entries.iter().any(unlocked)
     }
 
     fn entries(&self, entries: &[&&Found], end: u64, last_order: u64) -> Vec<(EntryHeader, Vec<u8>)> {

@@ -78,7 +78,8 @@ pub fn take(image: &[u8]) -> Taken {
     let mut next = 1;
     for (sequence, slot) in by_sequence {
         let start = segment_offset(&superblock, slot);
-        let mut segment = Segment { slot, sequence, last: 0, used: vec![start..start + BLOCK_BYTES] };
+        let header = start..start + BLOCK_BYTES;
+        let mut segment = Segment { slot, sequence, last: 0, used: Vec::from([header]) };
         let mut at = start + BLOCK_BYTES;
         loop {
             let header: BatchHeader = read(image, at);

@@ -98,8 +98,10 @@ fn add(arguments: &Add) -> Result<(), Error> {
         Moment::End => (journal.end().order, journal.end().timestamp),
         _ => (order, timestamp),
     };
-    journal.add_bookmark(&arguments.name, order, timestamp)?;
-    journal.close()?;
+    let added = journal.add_bookmark(&arguments.name, order, timestamp);
+    let closed = journal.close();
+    added?;
+    closed?;
     let mut output = Output::new();
     output.line(format!("{}: just after order:{order} ({})", arguments.name, rfc3339(timestamp)))?;
     output.finish()

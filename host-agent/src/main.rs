@@ -14,6 +14,7 @@ mod image;
 mod log;
 mod merge;
 mod merged_log;
+mod need;
 mod output;
 mod progress;
 mod replay;

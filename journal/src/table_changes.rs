@@ -1,11 +1,14 @@
 //! How the owner changes volumes, ports and sources.
 
 use crate::error::Error;
+use crate::moment::Moment;
+use crate::reader::JournalReader;
 use crate::record_check;
 use crate::storage;
 use crate::tables::{Bookmark, NamedImage, Port, Source, Tables, Volume};
 use crate::writer::{now, Claim, Journal};
 use layout::journal_file::{PortState, MAXIMUM_PORTS};
+use std::sync::Arc;
 
 impl Journal {
     /// Adds or changes volumes, durably. An index that is in use keeps its name.
@@ -114,7 +117,11 @@ impl Journal {
                 self.chain.order
             )));
         }
-        Ok(())
+        // Only what has been merged may be no moment any more.
+        if order >= self.head.superblock.portions[0].from_order.get() {
+            return Ok(());
+        }
+        JournalReader::open_on(Arc::clone(&self.storage))?.has_moment(Moment::Order(order))
     }
 
     pub(crate) fn change_tables(&mut self, tables: Tables) -> Result<(), Error> {

@@ -127,6 +127,13 @@ fn a_moment_that_gets_its_name_while_a_step_runs_is_kept() {
     assert!(open(77).unwrap() && open(91).unwrap());
     assert!(matches!(open(78), Err(Error::Merged { .. })), "what has no name is gone");
     assert!(verify(&path, &mut |_, _| {}).unwrap().findings.is_empty());
+    for refused in [
+        journal.add_bookmark("inside", 78, BEGIN + 78_000),
+        journal.add_image("inside", "1.0", 78, BEGIN + 78_000),
+    ] {
+        assert!(matches!(refused, Err(Error::Merged { .. })), "{refused:?}");
+    }
+    journal.add_bookmark("an end", 91, BEGIN + 91_000).unwrap();
     // A name that goes leaves the journal sound.
     journal.remove_image("later").unwrap();
     journal.remove_bookmark("late").unwrap();

@@ -74,32 +74,18 @@ pub fn create(arguments: &Create) -> Result<(), Error> {
     let (order, timestamp) = reader.entry_at(moment)?;
     drop(reader);
     let mut owned = Journal::open_ports_closed(path, WRITER)?;
-    let made = add(&mut owned, arguments, moment, (order, timestamp));
+    // `end` is what the owner finds, not what the reader found before it.
+    let (order, timestamp) = match moment {
+        Moment::End => (owned.end().order, owned.end().timestamp),
+        _ => (order, timestamp),
+    };
+    let made = owned.add_image(name, volume, order, timestamp);
     let closed = owned.close();
-    let (order, timestamp) = made?;
+    made?;
     closed?;
     let mut output = Output::new();
     output.line(format!("{name}: volume {volume} just after order:{order} ({})", rfc3339(timestamp)))?;
     output.finish()
-}
-
-fn add(
-    owned: &mut Journal,
-    arguments: &Create,
-    moment: Moment,
-    found: (u64, u64),
-) -> Result<(u64, u64), Error> {
-    let (order, timestamp) = match moment {
-        // `end` is what the owner finds, not what the reader found before it.
-        Moment::End => (owned.end().order, owned.end().timestamp),
-        _ => {
-            // Whoever owned the journal until now may have merged it.
-            JournalReader::open(&arguments.journal)?.has_moment(Moment::Order(found.0))?;
-            found
-        }
-    };
-    owned.add_image(&arguments.name, &arguments.volume, order, timestamp)?;
-    Ok((order, timestamp))
 }
 
 /// Runs `image list`.

@@ -4,6 +4,7 @@
 //! Both are maps of pointers, like an image's: the window's writes swept once with the last write winning, once with
 //! the first. Where both agree on where they come from, sectors form one merged entry.
 
+use crate::geometry::Geometry;
 use crate::history::{mark, Write};
 use crate::pit_map::{Extent, PitMap, Prefer};
 use layout::entry::{EntryHeader, Kind};
@@ -40,10 +41,17 @@ pub(super) struct Piece {
     pub after: Option<Half>,
 }
 
+/// Sectors that a merged entry may have, so that with both images several fit a segment of this journal.
+pub(super) fn most_sectors(geometry: &Geometry) -> u64 {
+    MOST_SECTORS.min(geometry.largest_payload() as u64 / 4 / SECTOR_BYTES as u64)
+}
+
 /// The pieces of a window for one volume, in order of location.
 pub(super) struct Combined {
     pub pieces: Vec<Piece>,
     extents: Vec<Extent>,
+    /// See [`most_sectors`].
+    most: u64,
 }
 
 impl Combined {
@@ -63,10 +71,10 @@ impl Combined {
     }
 
     /// Combines writes that were read with `Wanted::Each`.
-    pub fn of(writes: &[Write]) -> Self {
+    pub fn of(writes: &[Write], most: u64) -> Self {
         let last = PitMap::build(writes.iter().map(as_after).collect(), Prefer::Last);
         let first = PitMap::build(writes.iter().filter_map(as_before).collect(), Prefer::First);
-        let mut combined = Combined { pieces: Vec::new(), extents: Vec::new() };
+        let mut combined = Combined { pieces: Vec::new(), extents: Vec::new(), most };
         let mut before = first.extents().iter().copied().peekable();
         for after in last.extents() {
             let mut at = after.lba;
@@ -80,7 +88,7 @@ impl Combined {
                     Some(extent) => (None, extent.lba),
                     None => (None, u64::MAX),
                 };
-                let end = end.min(after.end()).min(at + MOST_SECTORS);
+                let end = end.min(after.end()).min(at + most);
                 combined.add(after.cut(at, end), over.map(|extent| extent.cut(at, end)));
                 at = end;
             }
@@ -124,7 +132,7 @@ impl Combined {
         self.pieces.last().is_some_and(|last| {
             let same = |piece: &Piece| (piece.kind, piece.no_image, piece.zero, piece.doubtful, piece.port);
             last.lba + last.sectors == piece.lba
-                && last.sectors + piece.sectors <= MOST_SECTORS
+                && last.sectors + piece.sectors <= self.most
                 && same(last) == same(piece)
         })
     }
@@ -241,11 +249,12 @@ mod tests {
                     }
                 }
             }
-            let combined = Combined::of(&writes);
+            let most = rng.random_range(1..12);
+            let combined = Combined::of(&writes, most);
             let mut covered = [false; SECTORS];
             let mut end = 0;
             for piece in &combined.pieces {
-                assert!(piece.lba >= end && piece.sectors <= MOST_SECTORS, "seed {seed}");
+                assert!(piece.lba >= end && piece.sectors <= most, "seed {seed}");
                 end = piece.lba + piece.sectors;
                 let flat = |half: Option<Half>| -> Vec<(u64, u64, bool)> {
                     let extents = half.map_or(&[][..], |half| combined.extents(half));

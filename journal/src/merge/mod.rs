@@ -123,6 +123,8 @@ pub struct MergeStep {
     options: MergeOptions,
     /// Bases that are to be rolled on: then that is the step.
     rolling: Vec<Rolling>,
+    /// How often its input is halved.
+    halvings: u32,
 }
 
 /// What a step comes back with.
@@ -138,6 +140,8 @@ pub struct MergeOutcome {
     spare: Vec<u32>,
     /// Orders of the moments that had a name when it began.
     named: Vec<u64>,
+    /// Windows that it tried to make.
+    windows: usize,
     result: Result<Merged, Error>,
 }
 
@@ -211,6 +215,7 @@ impl Journal {
             slots,
             options: options.clone(),
             rolling,
+            halvings: self.merge_halvings,
         })
     }
 
@@ -231,7 +236,7 @@ impl Journal {
 
     /// Makes a step count, durably. What it did; no steps: nothing was due.
     pub fn finish_merge(&mut self, outcome: MergeOutcome) -> Result<Merged, Error> {
-        let MergeOutcome { change, roll, rolled, taken, spare, named, result } = outcome;
+        let MergeOutcome { change, roll, rolled, taken, spare, named, windows, result } = outcome;
         self.give_back(spare);
         for (rolling, doubtful) in rolled {
             rolling.finish(self, doubtful)?;
@@ -247,11 +252,18 @@ impl Journal {
             (Ok(merged), Some(change)) => {
                 self.check_running()?;
                 self.apply(change)?;
+                self.merge_halvings = 0;
                 merged
             }
             (Ok(merged), None) => {
                 assert!(taken.is_empty(), "a step without a change writes nothing");
                 merged
+            }
+            (Err(Error::MergeRoom { .. }), _) if windows > 1 => {
+                // Small segments hold less than was reckoned: half of it will fit, or a quarter.
+                self.discard(taken)?;
+                self.merge_halvings += 1;
+                Merged { steps: 1, ..Merged::default() }
             }
             (Err(error), _) => {
                 self.discard(taken)?;

@@ -1,6 +1,6 @@
 //! One step: what is due is read, combined window by window, and written.
 
-use super::combine::{Combined, Half, Piece};
+use super::combine::{most_sectors, Combined, Half, Piece};
 use super::due::{due, Due};
 use super::final_watermark::final_watermark;
 use super::give_up::{give_up, roll, GiveUp};
@@ -30,8 +30,16 @@ const INPUT_OF_ROOM: (u64, u64) = (2, 3);
 impl MergeStep {
     /// Does it. Takes as long as reading and writing takes; the owner goes on meanwhile.
     pub fn run(self) -> MergeOutcome {
-        let MergeStep { storage, session, slots, options, rolling } = self;
-        let mut work = Work { taken: Vec::new(), spare: slots, session, roll: None, rolled: Vec::new() };
+        let MergeStep { storage, session, slots, options, rolling, halvings } = self;
+        let mut work = Work {
+            taken: Vec::new(),
+            spare: slots,
+            session,
+            roll: None,
+            rolled: Vec::new(),
+            halvings,
+            windows: 0,
+        };
         let mut named = Vec::new();
         let done = JournalReader::open_on(Arc::clone(&storage)).and_then(|reader| {
             named = named_moments(reader.tables());
@@ -40,12 +48,12 @@ impl MergeStep {
                 false => roll(&reader, rolling, &mut work.rolled).map(|merged| (merged, None)),
             }
         });
-        let Work { taken, spare, roll, rolled, .. } = work;
+        let Work { taken, spare, roll, rolled, windows, .. } = work;
         let (change, result) = match done {
             Ok((merged, change)) => (change, Ok(merged)),
             Err(error) => (None, Err(error)),
         };
-        MergeOutcome { change, roll, rolled, taken, spare, named, result }
+        MergeOutcome { change, roll, rolled, taken, spare, named, windows, result }
     }
 }
 
@@ -55,6 +63,10 @@ struct Work {
     session: u64,
     roll: Option<(u64, u64)>,
     rolled: Vec<(Rolling, u64)>,
+    /// How often the input is halved, because what was made of it didn't fit.
+    halvings: u32,
+    /// Windows that were tried.
+    windows: usize,
 }
 
 impl Work {
@@ -93,7 +105,7 @@ impl Work {
         options: &MergeOptions,
     ) -> Result<Option<(Merged, Change)>, Error> {
         let room = self.spare.len() as u64 * reader.segment_bytes();
-        let limits = limits(due, room);
+        let limits = limits(due, room >> self.halvings);
         let Some(plan) = plan(reader, due, &limits, options.freeing_only)? else { return Ok(None) };
         if options.freeing_only && !plan.frees_room() {
             return Ok(None);
@@ -106,6 +118,7 @@ impl Work {
             segments_freed: freed.len() as u64,
             ..Merged::default()
         };
+        self.windows = taken.windows.len();
         let end_sequence = self.write(reader, target, &taken, by_window, &payloads, &mut merged)?;
         let change = Change {
             source: due.source,
@@ -265,14 +278,17 @@ pub(super) fn segments_given_up(
 /// Segments that the merged windows will take, rounded up.
 fn segments_needed(reader: &JournalReader, taken: &Pass, writes: &[ByWindow]) -> u64 {
     let block = BLOCK_BYTES as u64;
+    let most = most_sectors(&reader.head().geometry);
     let window = |index: usize| -> u64 {
-        let pieces: u64 = writes.iter().map(|writes| Combined::of(writes.window(index)).bytes()).sum();
+        let pieces: u64 = writes.iter().map(|writes| Combined::of(writes.window(index), most).bytes()).sum();
         // Head of a batch, port table, the window's record, and padding.
         (pieces + block).next_multiple_of(block)
     };
     let bytes: u64 = (0..taken.windows.len()).map(window).sum();
     let kept: usize = taken.kept.iter().map(|record| record.payload.len() + BLOCK_BYTES).sum();
-    let overhead = 3 * block + reader.head().geometry.table_bytes;
+    // The last entry that doesn't fit leaves as much as half of it unused.
+    let tables = reader.head().encode_tables(reader.tables(), 0).map_or(0, |tables| tables.len() as u64);
+    let overhead = 3 * block + tables + most * SECTOR_BYTES as u64;
     (bytes + kept as u64).div_ceil(reader.segment_bytes() - overhead)
 }
 
@@ -379,9 +395,10 @@ impl Writing<'_, '_> {
         header.sequence = window.from.into();
         header.seal(payload.as_bytes());
         self.output.push(&Record::new(header, payload.as_bytes()), Kind::Merged)?;
+        let most = most_sectors(&self.reader.head().geometry);
         let mut buffer = Vec::new();
         for (which, volume) in self.volumes.iter().enumerate() {
-            let combined = Combined::of(self.writes[which].window(index));
+            let combined = Combined::of(self.writes[which].window(index), most);
             for piece in &combined.pieces {
                 self.piece(window, volume, &combined, piece, &mut buffer)?;
             }

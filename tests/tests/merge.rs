@@ -134,7 +134,7 @@ fn windows_keep_their_ends_and_what_has_a_name() {
         for port in window["ports"].as_array().unwrap() {
             assert_eq!(port["complete"], true, "{window}");
         }
-        assert_eq!(window["ports"].as_array().unwrap().len(), 2, "claim 15: by port");
+        assert_eq!(window["ports"].as_array().unwrap().len(), 4, "claim 15: by port of the switch");
     }
     let heading = agent(["log", &journal, "--merged", "--to", "order:50"]).fine().stdout;
     assert!(heading.contains("COMPLETE") && heading.lines().count() < windows.len(), "{heading}");

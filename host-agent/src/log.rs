@@ -86,8 +86,10 @@ pub fn run(arguments: &Log) -> Result<(), Error> {
         }
     }
     output.finish()?;
-    if !arguments.json {
-        say_what_is_merged(&reader)?;
+    let (merged, until) = reader.merged();
+    if merged > 0 && !arguments.json {
+        let writes = count(merged, "earlier write", "earlier writes");
+        eprintln!("note: {writes} up to {} have been merged: --merged lists their windows", rfc3339(until));
     }
     let summary = reader.summary();
     if let (Some(torn), false) = (summary.torn, arguments.json) {
@@ -100,20 +102,6 @@ pub fn run(arguments: &Log) -> Result<(), Error> {
         Some(error) => Err(Error::JournalHint(error, "`host-agent verify` lists all damage")),
         None => Ok(()),
     }
-}
-
-/// What was merged is not listed here.
-fn say_what_is_merged(reader: &JournalReader) -> Result<(), Error> {
-    let levels = reader.levels()?;
-    let merged: u64 = levels.iter().filter(|level| level.level > 0).map(|level| level.writes).sum();
-    if let (true, Some(received)) = (merged > 0, levels.first()) {
-        eprintln!(
-            "note: {} up to {} have been merged: --merged lists their windows",
-            count(merged, "earlier write", "earlier writes"),
-            rfc3339(received.from)
-        );
-    }
-    Ok(())
 }
 
 /// The answers that weren't plain success, by port and number.

@@ -74,6 +74,13 @@ impl JournalReader {
         Ok(())
     }
 
+    /// How many writes have been merged, of those that history still has, and up to which stamp. Reads nothing.
+    pub fn merged(&self) -> (u64, u64) {
+        let received = &self.head().superblock.portions[0];
+        let last = received.from_order.get().saturating_sub(1);
+        (last.saturating_sub(self.head().history_begins().0), received.after_timestamp.get())
+    }
+
     /// How much the newest writes would become if they were merged in windows of this length: bytes then and bytes
     /// now, as they lie in segments. Looks at `most` entries or a few more; of those in the segment that is being
     /// filled, too.

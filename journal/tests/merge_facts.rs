@@ -142,3 +142,36 @@ fn a_moment_that_gets_its_name_while_a_step_runs_is_kept() {
     let report = verify(&path, &mut |_, _| {}).unwrap();
     assert!(report.findings.is_empty(), "{:?}", report.findings);
 }
+
+/// Three windows are reckoned to fit two segments, and don't: half of the input does.
+#[test]
+fn a_step_that_has_no_room_is_tried_with_less() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut journal, path, base) = make(directory.path());
+    append(&mut journal, 200);
+    journal.set_schedule(&"all:20us,8us:1h".parse().unwrap()).unwrap();
+    let all = MergeOptions::default();
+    let (mut windows, mut again) = (0, 0);
+    loop {
+        let outcome = journal.begin_merge(&all, 2).unwrap().run();
+        let step = journal.finish_merge(outcome).unwrap();
+        if step.steps == 0 {
+            break;
+        }
+        windows += step.windows;
+        again += u64::from(step.windows == 0);
+    }
+    assert!(again > 0 && windows > 20, "{again} of {windows}");
+    let reader = JournalReader::open(&path).unwrap();
+    let ends: Vec<u64> = reader.windows().unwrap().map(|window| window.unwrap().last_order).collect();
+    assert_eq!((ends.len() as u64, reader.merged().0), (windows, ends[ends.len() - 1]));
+    for order in ends.into_iter().step_by(5) {
+        let reader = JournalReader::open(&path).unwrap();
+        let at = Moment::Order(order);
+        let image = Image::open(reader, "1.0", at, Backing::Base(&base), false, &mut |_, _| {}).unwrap();
+        let mut read = vec![0; SECTORS as usize * 512];
+        image.read_at(&mut read, 0).unwrap();
+        assert!(read == at_order(order), "order:{order}");
+    }
+    assert!(verify(&path, &mut |_, _| {}).unwrap().findings.is_empty());
+}

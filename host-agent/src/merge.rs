@@ -281,6 +281,9 @@ fn print_due(
                 count(part.frees, "segment", "segments"),
                 grouped(part.writes)
             ),
+            (true, false) if merged.steps == 0 => {
+                "; with so little free room that would gain nothing: --all does it all the same".to_owned()
+            }
             (true, false) => String::new(),
         };
         output.line(format!("  due: {what}{but}"))?;

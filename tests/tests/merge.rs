@@ -89,7 +89,7 @@ const BOTH: [Over; 2] = [Over::Base, Over::Primary];
 
 #[test]
 fn windows_keep_their_ends_and_what_has_a_name() {
-    let captured = Captured::new("both", "4M");
+    let captured = Captured::new("both", "8M");
     let (journal, writes) = (captured.journal(), captured.log.len() as u64);
     let file = || std::fs::read(captured.path("journal")).unwrap();
     let untouched = file();
@@ -306,7 +306,7 @@ mod served {
 
     #[test]
     fn an_image_is_pointed_anew_and_lets_go_of_what_was_merged() {
-        let captured = Captured::new("both", "4M");
+        let captured = Captured::new("both", "8M");
         let (name, base) = ("1.0", captured.text("1.0.base"));
         let journal_path = captured.journal();
         agent(["image", "create", &journal_path, "kept", "--volume", name, "--at", "order:203"]).fine();

@@ -1,7 +1,7 @@
 //! The command line, and the help that teaches it.
 
 use crate::error::Error;
-use crate::{base, bookmark, daemon, diff, image, resync, size, status, volume};
+use crate::{base, bookmark, daemon, diff, image, merge, resync, size, status, volume};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use journal::image::Backing;
 use journal::{JournalReader, Moment, When};
@@ -85,6 +85,11 @@ pub enum Command {
     /// Make, take over and look at bases
     #[command(subcommand)]
     Base(base::Base),
+    /// Merge what is due, so that its room is free again
+    ///
+    /// The schedule says how far back every write is kept, in which windows what lies further back, and after how
+    /// long it is given up. Of a window of merged writes its end is left as a moment, and what each place held then.
+    Merge(merge::Merge),
 }
 
 /// `replay`.
@@ -193,12 +198,15 @@ pub struct Log {
     /// Only entries of this port
     #[arg(long, value_name = "PORT")]
     pub port: Option<u8>,
-    /// Only entries from this moment on: ns since 1970, RFC 3339, order:N, end
-    #[arg(long, value_name = "WHEN")]
-    pub from: Option<Moment>,
+    /// Only entries from this moment on: order:N, RFC 3339, -15m, bookmark:NAME, image:NAME, ns since 1970, end
+    #[arg(long, value_name = "WHEN", allow_hyphen_values = true)]
+    pub from: Option<When>,
     /// Only entries up to this moment, itself included
-    #[arg(long, value_name = "WHEN")]
-    pub to: Option<Moment>,
+    #[arg(long, value_name = "WHEN", allow_hyphen_values = true)]
+    pub to: Option<When>,
+    /// List the windows that have been merged instead, and which ports are complete in them
+    #[arg(long, conflicts_with = "port")]
+    pub merged: bool,
     /// Print one JSON object a line
     #[arg(long)]
     pub json: bool,
@@ -209,6 +217,7 @@ Examples:
   host-agent log j --port 0 --from order:100 --to order:120
   host-agent log j --from 2026-11-23T10:00:00Z
   host-agent log j --json | jq 'select(.status != \"updated\")'
+  host-agent log j --merged
 
 What stands in a line:
   ORDER   place in the journal's order; restore --at order:N is the moment just after it
@@ -225,7 +234,7 @@ pub struct Verify {
     #[arg(value_name = "JOURNAL")]
     pub journal: PathBuf,
     /// Prove an image too: of this moment, made once more by code of its own from everything in the journal, and
-    /// compared byte for byte with what restore and image give. WHEN: order:N, RFC 3339, -15m, bookmark:NAME, end
+    /// compared byte for byte with what restore and image give. WHEN: order:N, RFC 3339, -15m, bookmark:NAME, image:NAME, end
     #[arg(long, value_name = "WHEN", allow_hyphen_values = true, requires = "volume")]
     pub image: Option<When>,
     /// The volume of the image, shelf.slot
@@ -262,7 +271,7 @@ pub struct Restore {
     pub volume: String,
     #[command(flatten)]
     pub backing: BackingArguments,
-    /// The moment: order:N (just after that entry), RFC 3339, -15m, bookmark:NAME, ns since 1970, end
+    /// The moment: order:N (just after that entry), RFC 3339, -15m, bookmark:NAME, image:NAME, ns since 1970, end
     #[arg(long, value_name = "WHEN", allow_hyphen_values = true, required_unless_present = "undo")]
     pub at: Option<When>,
     /// The image to make. It appears under its name only when it is complete; a device is written in place

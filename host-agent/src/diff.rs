@@ -19,7 +19,7 @@ pub struct Diff {
     /// The volume, shelf.slot
     #[arg(long, value_name = "VOLUME")]
     pub volume: String,
-    /// The earlier moment: order:N, RFC 3339, -15m, bookmark:NAME, ns since 1970
+    /// The earlier moment: order:N, RFC 3339, -15m, bookmark:NAME, image:NAME, ns since 1970
     #[arg(value_name = "A", allow_hyphen_values = true)]
     pub from: When,
     /// The later moment

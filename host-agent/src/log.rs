@@ -2,8 +2,9 @@
 
 use crate::arguments::Log;
 use crate::error::Error;
-use crate::output::Output;
-use journal::{rfc3339, Entry, JournalReader, Moment, SourceIdentity, Tables};
+use crate::merged_log;
+use crate::output::{count, Output};
+use journal::{rfc3339, Entry, JournalReader, Moment, SourceIdentity, Tables, When};
 use layout::entry::{flags, ErrorBound, Kind, Updated};
 use serde::Serialize;
 use std::collections::HashMap;
@@ -47,7 +48,11 @@ struct Answer {
 /// Runs the command.
 pub fn run(arguments: &Log) -> Result<(), Error> {
     let reader = JournalReader::open(&arguments.journal)?;
-    let range = Range { from: arguments.from, to: arguments.to };
+    let resolve = |when: &Option<When>| when.as_ref().map(|when| when.resolve(reader.tables())).transpose();
+    let range = Range { from: resolve(&arguments.from)?, to: resolve(&arguments.to)? };
+    if arguments.merged {
+        return merged_log::run(&reader, &range, arguments.json);
+    }
     let answers = if arguments.json { bad_answers(&reader) } else { HashMap::new() };
     let durable_order = reader.summary().durable_order;
     let mut output = Output::new();
@@ -65,7 +70,7 @@ pub fn run(arguments: &Log) -> Result<(), Error> {
             }
             Err(error) => return Err(error.into()),
         };
-        match range.place(&entry) {
+        match range.place(entry.order, entry.record.header.timestamp.get()) {
             Place::Before => continue,
             Place::After => break,
             Place::Within => {}
@@ -81,6 +86,11 @@ pub fn run(arguments: &Log) -> Result<(), Error> {
         }
     }
     output.finish()?;
+    let (merged, until) = reader.merged();
+    if merged > 0 && !arguments.json {
+        let writes = count(merged, "earlier write", "earlier writes");
+        eprintln!("note: {writes} up to {} have been merged: --merged lists their windows", rfc3339(until));
+    }
     let summary = reader.summary();
     if let (Some(torn), false) = (summary.torn, arguments.json) {
         eprintln!(
@@ -110,31 +120,33 @@ fn bad_answers(reader: &JournalReader) -> HashMap<(u8, u64), Answer> {
         .collect()
 }
 
-struct Range {
+/// What is to be listed. Both ends belong to it.
+pub struct Range {
     from: Option<Moment>,
     to: Option<Moment>,
 }
 
-enum Place {
+/// Where something lies with regard to a [`Range`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
     Before,
     Within,
     After,
 }
 
 impl Range {
-    /// Both ends belong to the range.
-    fn place(&self, entry: &Entry) -> Place {
-        let stamp = entry.record.header.timestamp.get();
+    /// Of an entry.
+    pub fn place(&self, order: u64, stamp: u64) -> Place {
         let before = match self.from {
             None => false,
             Some(Moment::Timestamp(from)) => stamp < from,
-            Some(Moment::Order(from)) => entry.order < from,
+            Some(Moment::Order(from)) => order < from,
             Some(Moment::End) => true,
         };
         let after = match self.to {
             None | Some(Moment::End) => false,
             Some(Moment::Timestamp(to)) => stamp > to,
-            Some(Moment::Order(to)) => entry.order > to,
+            Some(Moment::Order(to)) => order > to,
         };
         match (before, after) {
             (_, true) => Place::After,

@@ -1,7 +1,7 @@
 //! `host-agent`: Chronoswitch's command line.
 //!
 //! One file per command: [`replay`], [`daemon`], [`status`], [`log`], [`verify`], [`restore`], [`image`], [`diff`],
-//! [`bookmark`], [`volume`], [`base`], [`resync`], [`size`]. Data go to standard output,
+//! [`bookmark`], [`volume`], [`base`], [`merge`], [`resync`], [`size`]. Data go to standard output,
 //! everything else to standard error. Exit code 0: fine; 1: what was asked failed; 2: misuse.
 
 mod arguments;
@@ -13,6 +13,9 @@ mod diff;
 mod error;
 mod image;
 mod log;
+mod merge;
+mod merged_log;
+mod need;
 mod output;
 mod progress;
 mod replay;
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
         Command::Bookmark(bookmark) => bookmark::run(bookmark),
         Command::Volume(volume) => volume::run(volume),
         Command::Base(base) => base::run(base),
+        Command::Merge(merge) => merge::run(merge),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

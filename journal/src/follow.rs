@@ -8,6 +8,9 @@ use crate::pin;
 use crate::reader::JournalReader;
 use crate::walk::{Directory, Position, Step, Walk};
 
+/// How often the directory is read anew before what doesn't fit is taken for damage.
+const LOOKS: u32 = 4;
+
 /// See the module.
 pub(crate) struct Follower {
     reader: JournalReader,
@@ -25,6 +28,23 @@ impl Follower {
     ///
     /// Pointers to what they hold may be read from `payloads`. Costs a look at the two durability notes if there are none.
     pub fn batches(&mut self, payloads: &Payloads) -> Result<Vec<Batch>, Error> {
+        let found = self.look(payloads);
+        match found {
+            Err(error) if error.is_corruption() && self.is_given_up()? => {
+                Err(Error::Revoked { file: self.reader.file_name() })
+            }
+            other => other,
+        }
+    }
+
+    /// Has the journal given up the segment in which it was being read on? It stays as it was while it is pinned.
+    fn is_given_up(&self) -> Result<bool, Error> {
+        let here = self.reader.directory().places.get(self.position.at).map(|place| place.sequence);
+        let first = head::first_sequence(&*self.reader.shared_storage())?;
+        Ok(here.is_some_and(|sequence| sequence < first))
+    }
+
+    fn look(&mut self, payloads: &Payloads) -> Result<Vec<Batch>, Error> {
         let storage = self.reader.shared_storage();
         let (note, damaged) = head::load_notes(&*storage, &self.reader.head().superblock)?;
         let mut batches = Vec::new();
@@ -32,8 +52,9 @@ impl Follower {
             return Ok(batches);
         }
         self.reader.take_note(note, damaged);
-        // Once with the directory as it is known, and again with what may have been added to it.
-        for attempt in 0..2 {
+        // Once with the directory as it is known, and again with what may have been added to it; the owner may be
+        // adding while it is looked at.
+        for attempt in 0..=LOOKS {
             if attempt > 0 {
                 let directory = Directory::load(&*storage, self.reader.head())?;
                 // What is new may be merged away while it is still pointed to.
@@ -52,7 +73,7 @@ impl Follower {
                     Ok(Some(Step::Batch(batch, _))) => batches.push(*batch),
                     Ok(Some(Step::Segment(_))) => {}
                     // What isn't where the old directory would have it may be in a new segment.
-                    Ok(Some(Step::Damage(_)) | None) | Err(_) if attempt == 0 => break,
+                    Ok(Some(Step::Damage(_)) | None) | Err(_) if attempt < LOOKS => break,
                     Ok(Some(Step::Damage(error))) | Err(error) => return Err(error),
                     Ok(Some(Step::End(_)) | None) => break,
                 }

@@ -173,6 +173,16 @@ fn read_block(storage: &dyn Storage, offset: u64) -> Result<Box<Block>, Error> {
     Ok(block)
 }
 
+/// Rises with every change of the superblock.
+pub(crate) fn generation(storage: &dyn Storage) -> Result<u64, Error> {
+    load_superblock(storage).map(|(superblock, _, _)| superblock.generation.get())
+}
+
+/// Sequence of the oldest segment of the received portion.
+pub(crate) fn first_sequence(storage: &dyn Storage) -> Result<u64, Error> {
+    load_superblock(storage).map(|(superblock, _, _)| superblock.portions[0].first_sequence.get())
+}
+
 fn load_superblock(storage: &dyn Storage) -> Result<(Superblock, Vec<String>, bool), Error> {
     let mut best: Option<Superblock> = None;
     let mut damaged = Vec::new();

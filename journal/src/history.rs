@@ -860,6 +860,10 @@ impl JournalReader {
     fn places(&self) -> Result<Vec<(usize, Place)>, Error> {
         let mut places: Vec<(usize, Place)> = Vec::new();
         for (index, place) in self.directory().places.iter().enumerate() {
+            // Its owner may have been taking it into use, and its header half written.
+            if self.is_behind_end(u64::MAX) && index > self.end_position().at {
+                break;
+            }
             let first = match (&place.header, walk::read_seal(self.storage(), self.head(), place.slot)?) {
                 (Some(header), _) => header.first_batch.get(),
                 (None, Some(seal)) => seal.first_batch.get(),

@@ -14,6 +14,7 @@ use crate::base;
 use crate::batch::Batch;
 use crate::error::Error;
 use crate::follow::Follower;
+use crate::head;
 use crate::history::{self, mark, MissingSpan, Span, Wanted};
 use crate::moment::{rfc3339, Moment};
 use crate::payloads::Payloads;
@@ -114,6 +115,8 @@ pub struct Image {
     /// Sees a base go on under the image.
     watch: Option<base::Watch>,
     facts: ImageFacts,
+    /// Of the superblock, when it was opened.
+    generation: u64,
 }
 
 impl Image {
@@ -131,6 +134,7 @@ impl Image {
         let asked = at;
         let at = windows::locate(&reader, at)?;
         let payloads = Payloads::new(&reader);
+        let generation = reader.head().superblock.generation.get();
         let (span, prefer) = match backing {
             Backing::Primary(_) => {
                 (Span { after: Some(at), until: Moment::End, wanted: Wanted::Before }, Prefer::First)
@@ -197,7 +201,14 @@ impl Image {
             sectors_now,
             watch,
             facts,
+            generation,
         })
+    }
+
+    /// Has nothing been merged or given up since the image was opened? If something has, the image still is what it
+    /// was, but it keeps room from being used again: open it anew. One read of each superblock.
+    pub fn is_current(&self) -> Result<bool, Error> {
+        Ok(head::generation(self.payloads.storage())? == self.generation)
     }
 
     /// What it is made of, when it was opened.

@@ -88,6 +88,8 @@ pub enum When {
     Ago(u64),
     /// A bookmark of the journal.
     Bookmark(String),
+    /// A named image of the journal: its moment.
+    Image(String),
 }
 
 impl When {
@@ -97,6 +99,7 @@ impl When {
             When::Moment(moment) => Ok(*moment),
             When::Ago(nanoseconds) => Ok(Moment::Timestamp(now().saturating_sub(*nanoseconds))),
             When::Bookmark(name) => tables.bookmark(name).map(|bookmark| Moment::Order(bookmark.order)),
+            When::Image(name) => tables.image(name).map(|image| Moment::Order(image.order)),
         }
     }
 }
@@ -104,10 +107,13 @@ impl When {
 impl FromStr for When {
     type Err = Error;
 
-    /// What [`Moment`] takes, `bookmark:NAME`, or a time before now such as `-15m` and `-1d2h`.
+    /// What [`Moment`] takes, `bookmark:NAME`, `image:NAME`, or a time before now such as `-15m` and `-1d2h`.
     fn from_str(text: &str) -> Result<Self, Error> {
         if let Some(name) = text.strip_prefix("bookmark:") {
             return Ok(When::Bookmark(name.to_owned()));
+        }
+        if let Some(name) = text.strip_prefix("image:") {
+            return Ok(When::Image(name.to_owned()));
         }
         let Some(ago) = text.strip_prefix('-') else {
             return text.parse().map(When::Moment);
@@ -134,6 +140,7 @@ mod tests {
             "bookmark:before migration".parse::<When>().unwrap(),
             When::Bookmark("before migration".into())
         );
+        assert_eq!("image:monday".parse::<When>().unwrap(), When::Image("monday".into()));
         assert_eq!("order:7".parse::<When>().unwrap(), When::Moment(Moment::Order(7)));
         for bad in ["-", "-x", "--15m", "-15", "noon"] {
             bad.parse::<When>().unwrap_err();

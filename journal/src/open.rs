@@ -147,6 +147,7 @@ impl Journal {
             note_generation,
             opened,
             roll: None,
+            merge_halvings: 0,
             ports_closed: false,
             stopped: false,
             lent: 0,

@@ -82,6 +82,10 @@ impl Payloads {
         payloads
     }
 
+    pub fn storage(&self) -> &dyn Storage {
+        &*self.storage
+    }
+
     /// Pointers may lead into these segments.
     pub fn know(&self, directory: &Directory) {
         let places = directory.places.iter().chain(directory.merged.iter().flatten());

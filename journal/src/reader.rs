@@ -18,6 +18,8 @@ use std::sync::Arc;
 
 /// How often a reader looks again while the owner changes the journal under it: it does so seconds apart.
 const ATTEMPTS: u32 = 16;
+/// How often a reader looks at what it takes for damage.
+const LOOKS: u32 = 4;
 
 /// The end of a journal that was being written when the writer stopped. Nothing of it had been
 /// reported durable.
@@ -87,6 +89,19 @@ impl JournalReader {
 
     /// Opens the journal in `storage`.
     pub fn open_on(storage: Arc<dyn Storage>) -> Result<Self, Error> {
+        // Segments are looked at one after the other, while an owner takes the next ones into use anywhere in the
+        // file: a hole, or a header that is half written, is damage only if it stays.
+        for _ in 1..LOOKS {
+            let reader = Self::look(&storage)?;
+            if reader.summary.damage.is_none() {
+                return Ok(reader);
+            }
+        }
+        Self::look(&storage)
+    }
+
+    fn look(storage: &Arc<dyn Storage>) -> Result<Self, Error> {
+        let storage = Arc::clone(storage);
         let (head, directory) = Self::snapshot(&*storage)?;
         let mut walk = Walk::new(
             &*storage,

@@ -1,11 +1,12 @@
 //! How the owner changes volumes, ports and sources.
 
 use crate::error::Error;
+use crate::moment::Moment;
 use crate::reader::JournalReader;
 use crate::record_check;
 use crate::sizes::Sizes;
 use crate::storage;
-use crate::tables::{Bookmark, Port, Source, Tables, Volume};
+use crate::tables::{Bookmark, NamedImage, Port, Source, Tables, Volume};
 use crate::writer::{now, Claim, Journal};
 use layout::journal_file::{PortState, MAXIMUM_PORTS};
 use std::sync::Arc;
@@ -109,18 +110,11 @@ impl Journal {
 
     /// Names a moment, durably. `order` has to be one that the journal has; its stamp is given along.
     pub fn add_bookmark(&mut self, name: &str, order: u64, timestamp: u64) -> Result<(), Error> {
-        if name.is_empty() || name.chars().any(char::is_control) {
-            return Err(Error::Invalid("a bookmark's name is a line of text".into()));
-        }
+        check_name("bookmark", name)?;
         if self.head.tables.bookmark(name).is_ok() {
             return Err(Error::Invalid(format!("there is a bookmark {name} already; remove it first")));
         }
-        if order > self.chain.order {
-            return Err(Error::NoMoment(format!(
-                "order:{order}; the journal's last entry is order:{}",
-                self.chain.order
-            )));
-        }
+        self.check_order(order)?;
         let mut tables = self.head.tables.clone();
         tables.bookmarks.push(Bookmark { name: name.to_owned(), order, timestamp, created: now() });
         self.change_tables(tables)
@@ -132,6 +126,42 @@ impl Journal {
         let mut tables = self.head.tables.clone();
         tables.bookmarks.retain(|bookmark| bookmark.name != name);
         self.change_tables(tables)
+    }
+
+    /// Names an image of a volume, durably: merging keeps its moment, until the schedule gives up all that old.
+    /// `order` has to be one that the journal has as a moment; its stamp is given along.
+    pub fn add_image(&mut self, name: &str, volume: &str, order: u64, timestamp: u64) -> Result<(), Error> {
+        check_name("image", name)?;
+        if self.head.tables.image(name).is_ok() {
+            return Err(Error::Invalid(format!("there is an image {name} already; remove it first")));
+        }
+        self.check_order(order)?;
+        let volume = self.head.tables.volume(volume)?.index;
+        let mut tables = self.head.tables.clone();
+        tables.images.push(NamedImage { name: name.to_owned(), volume, order, timestamp, created: now() });
+        self.change_tables(tables)
+    }
+
+    /// Forgets a named image, durably. Its moment stays until it is merged.
+    pub fn remove_image(&mut self, name: &str) -> Result<(), Error> {
+        self.head.tables.image(name)?;
+        let mut tables = self.head.tables.clone();
+        tables.images.retain(|image| image.name != name);
+        self.change_tables(tables)
+    }
+
+    fn check_order(&self, order: u64) -> Result<(), Error> {
+        if order > self.chain.order {
+            return Err(Error::NoMoment(format!(
+                "order:{order}; the journal's last entry is order:{}",
+                self.chain.order
+            )));
+        }
+        // Only what has been merged may be no moment any more.
+        if order >= self.head.superblock.portions[0].from_order.get() {
+            return Ok(());
+        }
+        JournalReader::open_on(Arc::clone(&self.storage))?.has_moment(Moment::Order(order))
     }
 
     pub(crate) fn change_tables(&mut self, tables: Tables) -> Result<(), Error> {
@@ -171,4 +201,12 @@ impl Journal {
             });
         }
     }
+}
+
+fn check_name(what: &str, name: &str) -> Result<(), Error> {
+    if name.is_empty() || name.chars().any(char::is_control) {
+        let a = if what.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
+        return Err(Error::Invalid(format!("{a} {what}'s name is a line of text")));
+    }
+    Ok(())
 }

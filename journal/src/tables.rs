@@ -183,13 +183,17 @@ pub struct Tables {
 impl Tables {
     /// The bookmark of that name.
     pub fn bookmark(&self, name: &str) -> Result<&Bookmark, Error> {
-        self.bookmarks.iter().find(|bookmark| bookmark.name == name).ok_or_else(|| {
-            let mut known: Vec<&str> = self.bookmarks.iter().map(|bookmark| bookmark.name.as_str()).collect();
-            if known.is_empty() {
-                known.push("none");
-            }
-            Error::NoMoment(format!("the journal has no bookmark {name}; it has {}", known.join(", ")))
-        })
+        let known = self.bookmarks.iter().map(|bookmark| bookmark.name.as_str());
+        self.bookmarks
+            .iter()
+            .find(|bookmark| bookmark.name == name)
+            .ok_or_else(|| unnamed("bookmark", name, known))
+    }
+
+    /// The named image of that name.
+    pub fn image(&self, name: &str) -> Result<&NamedImage, Error> {
+        let known = self.images.iter().map(|image| image.name.as_str());
+        self.images.iter().find(|image| image.name == name).ok_or_else(|| unnamed("image", name, known))
     }
 
     /// The volume of that name.
@@ -273,6 +277,14 @@ impl Tables {
         }
         Ok(tables)
     }
+}
+
+fn unnamed<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str>) -> Error {
+    let mut known: Vec<&str> = known.collect();
+    if known.is_empty() {
+        known.push("none");
+    }
+    Error::NoMoment(format!("the journal has no {what} {name}; it has {}", known.join(", ")))
 }
 
 fn push_section<R: IntoBytes + Immutable>(bytes: &mut Vec<u8>, kind: u32, rows: &[R]) {

@@ -135,6 +135,8 @@ pub struct Journal {
     pub(crate) opened: Opened,
     /// Bases have to be rolled on to this entry, order and stamp, before more is given up.
     pub(crate) roll: Option<(u64, u64)>,
+    /// How often the input of a step of merging is halved: what was made of it had no room.
+    pub(crate) merge_halvings: u32,
     /// No port is open: only the owner's own records are appended.
     pub(crate) ports_closed: bool,
     /// A write or sync failed: what is on the disk is not known.

@@ -33,7 +33,7 @@ fn images_of_random_journals_are_proved() {
         let steps = world.rng.random_range(10..150);
         world.run(steps);
         let storage: Arc<dyn journal::Storage> = world.storage.clone();
-        for volume in 0..2 {
+        for (volume, _) in NAMES.iter().enumerate() {
             let (base, primary) = world.files(volume);
             for _ in 0..3 {
                 let count = world.rng.random_range(0..=world.writes.len());

@@ -18,12 +18,24 @@ impl Served {
     /// Starts `host-agent image serve` with these arguments and `--socket`, and waits until clients may come.
     #[track_caller]
     pub fn start(arguments: &[&str], socket: &Path) -> Self {
+        Self::spawn(arguments, socket, Stdio::inherit())
+    }
+
+    /// The same, with standard error in a file.
+    #[track_caller]
+    pub fn start_with(arguments: &[&str], socket: &Path, errors: &Path) -> Self {
+        Self::spawn(arguments, socket, std::fs::File::create(errors).expect("a file").into())
+    }
+
+    #[track_caller]
+    fn spawn(arguments: &[&str], socket: &Path, errors: Stdio) -> Self {
         let mut child = Command::new(program())
             .args(["image", "serve"])
             .args(arguments)
             .arg("--socket")
             .arg(socket)
             .stdout(Stdio::piped())
+            .stderr(errors)
             .spawn()
             .expect("host-agent starts");
         let mut greeting = String::new();

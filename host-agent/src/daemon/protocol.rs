@@ -255,6 +255,7 @@ mod tests {
             written: 8,
             entries: 9,
             discarded: 1,
+            resized: Some((8, 9)),
         };
         let text = serde_json::to_string(&RollBackResult(done)).unwrap();
         assert_eq!(serde_json::from_str::<RollBackResult>(&text).unwrap().0, done);

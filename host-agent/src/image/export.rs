@@ -1,9 +1,11 @@
 //! An image, and what has been written over it, as an NBD export.
 
+use super::pointed::Pointed;
 use super::scratch::Scratch;
-use journal::image::{Image, Origin};
+use journal::image::Origin;
 use layout::nbd::allocation;
 use std::io;
+use std::sync::Arc;
 
 /// The metadata context that tells where the image differs from primary or base.
 const CHANGED: &str = "chronoswitch:changed";
@@ -12,15 +14,17 @@ const DIFFERS: u32 = 1;
 
 /// See the module.
 pub struct ImageExport {
-    image: Image,
+    image: Arc<Pointed>,
     name: String,
+    bytes: u64,
     scratch: Option<Scratch>,
 }
 
 impl ImageExport {
     /// `scratch`: what clients write goes there; without one they can't.
-    pub fn new(image: Image, scratch: Option<Scratch>) -> Self {
-        Self { name: image.volume().name(), image, scratch }
+    pub fn new(image: Arc<Pointed>, scratch: Option<Scratch>) -> Self {
+        let now = image.image();
+        Self { name: now.volume().name(), bytes: now.bytes(), image, scratch }
     }
 
     fn read_image(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
@@ -44,7 +48,7 @@ impl ImageExport {
             Some(last) if last.flags == flags => last.bytes += bytes,
             _ => extents.push(nbd::Extent { bytes, flags }),
         };
-        for run in self.image.runs(offset, bytes).map_err(io::Error::other)? {
+        for run in self.image.image().runs(offset, bytes).map_err(io::Error::other)? {
             let Some(scratch) = &self.scratch else {
                 add(run.bytes, flags(run.origin));
                 continue;
@@ -63,11 +67,11 @@ impl nbd::Export for ImageExport {
     }
 
     fn description(&self) -> String {
-        format!("volume {} just after order:{}", self.name, self.image.facts().order)
+        format!("volume {} just after order:{}", self.name, self.image.image().facts().order)
     }
 
     fn bytes(&self) -> u64 {
-        self.image.bytes()
+        self.bytes
     }
 
     fn read_only(&self) -> bool {

@@ -41,17 +41,17 @@ pub(super) struct Piece {
     pub after: Option<Half>,
 }
 
+/// Sectors that a merged entry may have, so that with both images several fit a segment of this journal.
+pub(super) fn most_sectors(geometry: &Geometry) -> u64 {
+    MOST_SECTORS.min(geometry.largest_payload() as u64 / 4 / SECTOR_BYTES as u64)
+}
+
 /// The pieces of a window for one volume, in order of location.
 pub(super) struct Combined {
     pub pieces: Vec<Piece>,
     extents: Vec<Extent>,
     /// Most sectors of a piece.
     most: u64,
-}
-
-/// Most sectors of a merged entry in a journal: with both images it has to fit an empty segment.
-pub(super) fn most_sectors(geometry: &Geometry) -> u64 {
-    (geometry.largest_payload() as u64 / 2 / SECTOR_BYTES as u64).clamp(1, MOST_SECTORS)
 }
 
 impl Combined {

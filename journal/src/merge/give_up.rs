@@ -2,7 +2,7 @@
 
 use super::due::Due;
 use super::step::segments_given_up;
-use super::{needs_base, Change, MergeOptions, Merged};
+use super::{needs_base, Change, MergeOptions, Merged, RolledBase};
 use crate::base::Rolling;
 use crate::error::Error;
 use crate::history::{self, mark, MissingSpan, Span, Wanted};
@@ -32,7 +32,15 @@ pub(super) fn give_up(
     held_back: &mut Vec<String>,
 ) -> Result<GiveUp, Error> {
     let based: Vec<&Volume> = reader.tables().volumes.iter().filter(|volume| needs_base(volume)).collect();
+    let begins = reader.head().history_begins().0;
+    let last = |until, most| -> Result<Option<(u64, u64)>, Error> {
+        Ok(last_boundary(reader, due.source, until, most)?.filter(|(order, _)| *order > begins))
+    };
     let mut until = due.until;
+    // Where nothing is that old yet, there is nothing to say.
+    if last(until, u64::MAX)?.is_none() {
+        return Ok(GiveUp::Nothing);
+    }
     for volume in &based {
         if volume.base_id == [0; 16] {
             held_back.push(format!(
@@ -54,12 +62,9 @@ pub(super) fn give_up(
             until = until.min(gap.from / due.window * due.window);
         }
     }
-    let begins = reader.head().history_begins().0;
-    let wanted = last_boundary(reader, due.source, until, u64::MAX)?.filter(|(order, _)| *order > begins);
-    let Some(wanted) = wanted else { return Ok(GiveUp::Nothing) };
+    let Some(wanted) = last(until, u64::MAX)? else { return Ok(GiveUp::Nothing) };
     let rolled = based.iter().map(|volume| volume.base.0).min().unwrap_or(u64::MAX);
-    let free = last_boundary(reader, due.source, until, rolled)?.filter(|(order, _)| *order > begins);
-    let Some((order, stamp)) = free else {
+    let Some((order, stamp)) = last(until, rolled)? else {
         let (_, freed) = segments_given_up(reader, due.source, wanted.1, wanted.0)?;
         if options.freeing_only && freed.is_empty() {
             return Ok(GiveUp::Nothing);
@@ -154,6 +159,7 @@ pub(super) fn roll(
             )));
         }
         let map = PitMap::build(found.writes, Prefer::Last);
+        let before = merged.bytes_rolled;
         let mut buffer = Vec::new();
         for extent in map.extents() {
             let (offset, bytes) =
@@ -168,6 +174,11 @@ pub(super) fn roll(
             payloads.read(extent.place, extent.marks & mark::SECOND != 0, skip, &mut buffer)?;
             rolling.write(offset, &buffer)?;
         }
+        merged.rolled.push(RolledBase {
+            volume: volume.name(),
+            to: rolling.to(),
+            bytes: merged.bytes_rolled - before,
+        });
         rolled.push((rolling, map.doubtful));
     }
     Ok(merged)

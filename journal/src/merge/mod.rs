@@ -10,6 +10,7 @@
 //! | `step` | one step: read, combine, write |
 //! | `output` | the merged segments |
 //! | `give_up` | what nobody keeps any more: into the bases, then away |
+//! | `preview` | what would be done, without doing it |
 //!
 //! A step runs beside its journal's owner, who goes on appending: it reads what is durable and immutable, and writes
 //! segments that the owner has handed it. Only then the owner changes the superblock, once, and in that moment
@@ -22,7 +23,10 @@ pub(crate) mod final_watermark;
 mod give_up;
 mod output;
 mod pass;
+mod preview;
 mod step;
+
+pub use preview::{preview, Preview};
 
 use crate::base::Rolling;
 use crate::error::Error;
@@ -34,6 +38,7 @@ use crate::writer::Journal;
 use layout::journal_file::{features, role, technique, Portion, PORTIONS};
 use std::path::PathBuf;
 use std::sync::Arc;
+use step::named_moments;
 use zerocopy::FromZeros;
 
 /// How to merge.
@@ -70,8 +75,21 @@ pub struct Merged {
     pub given_up: u64,
     /// See `given_up`.
     pub bytes_rolled: u64,
+    /// Bases that were rolled on.
+    pub rolled: Vec<RolledBase>,
     /// What is due and had to stay, and why.
     pub held_back: Vec<String>,
+}
+
+/// A base that took in what was given up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RolledBase {
+    /// Name of the volume.
+    pub volume: String,
+    /// It holds every entry up to this order, stamped so.
+    pub to: (u64, u64),
+    /// Bytes that were written into it.
+    pub bytes: u64,
 }
 
 impl Merged {
@@ -87,6 +105,12 @@ impl Merged {
         self.segments_written += step.segments_written;
         self.given_up += step.given_up;
         self.bytes_rolled += step.bytes_rolled;
+        for base in &step.rolled {
+            match self.rolled.iter_mut().find(|known| known.volume == base.volume) {
+                Some(known) => (known.to, known.bytes) = (base.to, known.bytes + base.bytes),
+                None => self.rolled.push(base.clone()),
+            }
+        }
         self.held_back.clone_from(&step.held_back);
     }
 }
@@ -100,6 +124,8 @@ pub struct MergeStep {
     options: MergeOptions,
     /// Bases that are to be rolled on: then that is the step.
     rolling: Vec<Rolling>,
+    /// How often its input is halved.
+    halvings: u32,
 }
 
 /// What a step comes back with.
@@ -115,6 +141,10 @@ pub struct MergeOutcome {
     spare: Vec<u32>,
     /// Sectors that volumes have where history begins once the change counts: those of which it gives up a resize.
     first_sizes: Vec<(u16, u64)>,
+    /// Orders of the moments that had a name when it began.
+    named: Vec<u64>,
+    /// Windows that it tried to make.
+    windows: usize,
     result: Result<Merged, Error>,
 }
 
@@ -191,6 +221,7 @@ impl Journal {
             slots,
             options: options.clone(),
             rolling,
+            halvings: self.merge_halvings,
         })
     }
 
@@ -211,7 +242,8 @@ impl Journal {
 
     /// Makes a step count, durably. What it did; no steps: nothing was due.
     pub fn finish_merge(&mut self, outcome: MergeOutcome) -> Result<Merged, Error> {
-        let MergeOutcome { change, roll, rolled, taken, spare, first_sizes, result } = outcome;
+        let MergeOutcome { change, roll, rolled, taken, spare, first_sizes, named, windows, result } =
+            outcome;
         self.give_back(spare);
         self.lent = 0;
         for (rolling, doubtful) in rolled {
@@ -219,27 +251,53 @@ impl Journal {
         }
         self.roll = roll;
         let merged = match (result, change) {
+            (Ok(_), Some(change)) if self.hides_a_named_moment(&change, &named) => {
+                // It was named while the step ran, and no window ends there. Nothing was changed yet: the next step
+                // does it right.
+                self.discard(taken)?;
+                Merged { steps: 1, ..Merged::default() }
+            }
             (Ok(merged), Some(change)) => {
                 self.check_running()?;
                 // Ahead of the change: a crash in between leaves markers that say the same.
                 self.set_first_sizes(&first_sizes)?;
                 self.apply(change)?;
+                self.merge_halvings = 0;
                 merged
             }
             (Ok(merged), None) => {
                 assert!(taken.is_empty(), "a step without a change writes nothing");
                 merged
             }
+            (Err(Error::MergeRoom { .. }), _) if windows > 1 => {
+                // Small segments hold less than was reckoned: half of it will fit, or a quarter.
+                self.discard(taken)?;
+                self.merge_halvings += 1;
+                Merged { steps: 1, ..Merged::default() }
+            }
             (Err(error), _) => {
-                // They would be taken for a part of the chain once others have their place in it.
-                let scrubbed =
-                    scrub(&*self.storage, &self.head, &taken).and_then(|()| storage::sync(&*self.storage));
-                self.stop_on_error(scrubbed)?;
-                self.give_back(taken);
+                self.discard(taken)?;
                 return Err(error);
             }
         };
         Ok(merged)
+    }
+
+    /// Takes back segments that a step has written in vain.
+    fn discard(&mut self, taken: Vec<u32>) -> Result<(), Error> {
+        // They would be taken for a part of the chain once others have their place in it.
+        let scrubbed = scrub(&*self.storage, &self.head, &taken).and_then(|()| storage::sync(&*self.storage));
+        self.stop_on_error(scrubbed)?;
+        self.give_back(taken);
+        Ok(())
+    }
+
+    /// Did a moment get a name since the step began that lies within what it merged?
+    fn hides_a_named_moment(&self, change: &Change, named: &[u64]) -> bool {
+        let from = self.head.superblock.portions[change.source].from_order.get();
+        let within = from..change.from_order.saturating_sub(1);
+        let new = |order: &u64| within.contains(order) && named.binary_search(order).is_err();
+        change.target.is_some() && named_moments(self.tables()).iter().any(new)
     }
 
     fn apply(&mut self, change: Change) -> Result<(), Error> {

@@ -74,8 +74,16 @@ pub(super) fn pass(
     limits: &Limits,
 ) -> Result<Pass, Error> {
     let begins = reader.head().superblock.portions[portion].after_timestamp.get();
-    let mut taking =
-        Taking { reader, grid, limits, pass: Pass::default(), open: None, ended: begins, full: false };
+    let mut taking = Taking {
+        reader,
+        grid,
+        limits,
+        pass: Pass::default(),
+        open: None,
+        counted: (0, 0),
+        ended: begins,
+        full: false,
+    };
     match portion {
         0 => taking.received()?,
         merged => taking.merged(merged)?,
@@ -90,6 +98,8 @@ struct Taking<'a> {
     pass: Pass,
     /// The window that is being filled; its end is that of the grid, unless a named moment ends it before.
     open: Option<Window>,
+    /// Entries and bytes of the window that is being filled.
+    counted: (u64, u64),
     /// End of the window before.
     ended: u64,
     full: bool,
@@ -228,6 +238,9 @@ impl Taking<'_> {
             self.pass.until = window.to;
             self.pass.last_order = window.last_order;
             self.pass.windows.push(window);
+            let (entries, bytes) = std::mem::take(&mut self.counted);
+            self.pass.entries += entries;
+            self.pass.bytes += bytes;
             // A window begins a batch.
             self.pass.batches += BLOCK_BYTES as u64;
             let bytes = self.pass.bytes + self.pass.batches;
@@ -236,8 +249,8 @@ impl Taking<'_> {
     }
 
     fn count(&mut self, entries: u64, payload: u64) {
-        self.pass.entries += entries;
-        self.pass.bytes += payload + layout::entry::HEADER_BYTES as u64;
+        self.counted.0 += entries;
+        self.counted.1 += payload + layout::entry::HEADER_BYTES as u64;
     }
 
     fn keep(&mut self, record: &StoredRecord) -> Result<(), Error> {

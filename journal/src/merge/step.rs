@@ -14,7 +14,7 @@ use crate::moment::Moment;
 use crate::payloads::Payloads;
 use crate::reader::JournalReader;
 use crate::record::Record;
-use crate::tables::Volume;
+use crate::tables::{Tables, Volume};
 use crate::walk;
 use layout::entry::{flags, Encoding, EntryHeader, Journaled, Kind, Updated};
 use layout::journal_file::{port_flags, MergedWindow, PortState, SealHeader, BLOCK_BYTES};
@@ -30,27 +30,34 @@ const INPUT_OF_ROOM: (u64, u64) = (2, 3);
 impl MergeStep {
     /// Does it. Takes as long as reading and writing takes; the owner goes on meanwhile.
     pub fn run(self) -> MergeOutcome {
-        let MergeStep { storage, session, slots, options, rolling } = self;
-        let mut work = Work { taken: Vec::new(), spare: slots, session, roll: None, rolled: Vec::new() };
-        let done = JournalReader::open_on(Arc::clone(&storage)).and_then(|reader| match rolling.is_empty() {
-            true => {
-                let (merged, change) = work.run(&reader, &options)?;
-                let gives_up = change.as_ref().filter(|change| change.target.is_none());
-                let stamp = gives_up.map(|change| change.after_timestamp);
-                let first_sizes = stamp.map_or(Ok(Vec::new()), |stamp| reader.sizes_behind(stamp))?;
-                Ok((merged, change, first_sizes))
+        let MergeStep { storage, session, slots, options, rolling, halvings } = self;
+        let mut work = Work {
+            taken: Vec::new(),
+            spare: slots,
+            session,
+            roll: None,
+            rolled: Vec::new(),
+            halvings,
+            windows: 0,
+        };
+        let mut named = Vec::new();
+        let done = JournalReader::open_on(Arc::clone(&storage)).and_then(|reader| {
+            named = named_moments(reader.tables());
+            if !rolling.is_empty() {
+                return roll(&reader, rolling, &mut work.rolled).map(|merged| (merged, None, Vec::new()));
             }
-            false => {
-                let merged = roll(&reader, rolling, &mut work.rolled)?;
-                Ok((merged, None, Vec::new()))
-            }
+            let (merged, change) = work.run(&reader, &options)?;
+            let gives_up = change.as_ref().filter(|change| change.target.is_none());
+            let stamp = gives_up.map(|change| change.after_timestamp);
+            let first_sizes = stamp.map_or(Ok(Vec::new()), |stamp| reader.sizes_behind(stamp))?;
+            Ok((merged, change, first_sizes))
         });
-        let Work { taken, spare, roll, rolled, .. } = work;
+        let Work { taken, spare, roll, rolled, windows, .. } = work;
         let (change, first_sizes, result) = match done {
             Ok((merged, change, first_sizes)) => (change, first_sizes, Ok(merged)),
             Err(error) => (None, Vec::new(), Err(error)),
         };
-        MergeOutcome { change, roll, rolled, taken, spare, first_sizes, result }
+        MergeOutcome { change, roll, rolled, taken, spare, first_sizes, named, windows, result }
     }
 }
 
@@ -60,6 +67,10 @@ struct Work {
     session: u64,
     roll: Option<(u64, u64)>,
     rolled: Vec<(Rolling, u64)>,
+    /// How often the input is halved, because what was made of it didn't fit.
+    halvings: u32,
+    /// Windows that were tried.
+    windows: usize,
 }
 
 impl Work {
@@ -97,34 +108,13 @@ impl Work {
         target: usize,
         options: &MergeOptions,
     ) -> Result<Option<(Merged, Change)>, Error> {
-        let cuts = named_moments(reader);
-        let grid = Grid { length: due.window, cuts: &cuts };
         let room = self.spare.len() as u64 * reader.segment_bytes();
-        let bytes = room / INPUT_OF_ROOM.1 * INPUT_OF_ROOM.0;
-        let limits = Limits { until: due.until, bytes, entries: STEP_ENTRIES };
-        let mut taken = pass(reader, due.source, &grid, &limits)?;
-        let (Some(first), Some(_)) = (taken.windows.first(), taken.windows.last()) else { return Ok(None) };
-        let first_order = first.first_order;
-        let (first_sequence, freed) = segments_given_up(reader, due.source, taken.until, taken.last_order)?;
-        if options.freeing_only && freed.is_empty() {
+        let limits = limits(due, room >> self.halvings);
+        let Some(plan) = plan(reader, due, &limits, options.freeing_only)? else { return Ok(None) };
+        if options.freeing_only && !plan.frees_room() {
             return Ok(None);
         }
-        let payloads = Payloads::new(reader);
-        let volumes = &reader.tables().volumes;
-        let span = Span {
-            after: Some(Moment::Order(first_order.saturating_sub(1))),
-            until: Moment::Order(taken.last_order),
-            wanted: Wanted::Each,
-        };
-        let found = history::read_each(reader, &payloads, volumes, span, &mut |_, _| {})?;
-        if let Some(any) = found.first() {
-            apply_gaps(&mut taken.windows, &any.gaps);
-        }
-        let by_window: Vec<ByWindow> =
-            found.into_iter().map(|found| ByWindow::of(found.writes, &taken.windows)).collect();
-        if options.freeing_only && freed.len() as u64 <= segments_needed(reader, &taken, &by_window) {
-            return Ok(None);
-        }
+        let Plan { taken, first_sequence, freed, by_window, payloads, .. } = plan;
         let mut merged = Merged {
             windows: taken.windows.len() as u64,
             entries_in: taken.entries,
@@ -132,6 +122,7 @@ impl Work {
             segments_freed: freed.len() as u64,
             ..Merged::default()
         };
+        self.windows = taken.windows.len();
         let end_sequence = self.write(reader, target, &taken, by_window, &payloads, &mut merged)?;
         let change = Change {
             source: due.source,
@@ -184,9 +175,66 @@ impl Work {
     }
 }
 
+/// What a step may take that has so much room to write in.
+pub(super) fn limits(due: &Due, room: u64) -> Limits {
+    let bytes = room / INPUT_OF_ROOM.1 * INPUT_OF_ROOM.0;
+    Limits { until: due.until, bytes, entries: STEP_ENTRIES }
+}
+
+/// What a step is going to do, before anything is written.
+pub(super) struct Plan {
+    pub taken: Pass,
+    /// The oldest segment that the source keeps.
+    first_sequence: u64,
+    /// Segments that it gives up.
+    pub freed: Vec<u32>,
+    /// Segments that are written, at most.
+    pub needed: u64,
+    by_window: Vec<ByWindow>,
+    payloads: Payloads,
+}
+
+impl Plan {
+    /// Is there more room afterwards than before?
+    pub fn frees_room(&self) -> bool {
+        self.freed.len() as u64 > self.needed
+    }
+}
+
+/// Plans a step; `None`: there is no window to make. `freeing_only`: nor if no segment would become free.
+pub(super) fn plan(
+    reader: &JournalReader,
+    due: &Due,
+    limits: &Limits,
+    freeing_only: bool,
+) -> Result<Option<Plan>, Error> {
+    let cuts = named_moments(reader.tables());
+    let grid = Grid { length: due.window, cuts: &cuts };
+    let mut taken = pass(reader, due.source, &grid, limits)?;
+    let Some(first) = taken.windows.first() else { return Ok(None) };
+    let first_order = first.first_order;
+    let (first_sequence, freed) = segments_given_up(reader, due.source, taken.until, taken.last_order)?;
+    if freeing_only && freed.is_empty() {
+        return Ok(None);
+    }
+    let payloads = Payloads::new(reader);
+    let span = Span {
+        after: Some(Moment::Order(first_order.saturating_sub(1))),
+        until: Moment::Order(taken.last_order),
+        wanted: Wanted::Each,
+    };
+    let found = history::read_each(reader, &payloads, &reader.tables().volumes, span, &mut |_, _| {})?;
+    if let Some(any) = found.first() {
+        apply_gaps(&mut taken.windows, &any.gaps);
+    }
+    let by_window: Vec<ByWindow> =
+        found.into_iter().map(|found| ByWindow::of(found.writes, &taken.windows)).collect();
+    let needed = segments_needed(reader, &taken, &by_window);
+    Ok(Some(Plan { taken, first_sequence, freed, needed, by_window, payloads }))
+}
+
 /// Orders of moments with a name, rising: merging keeps them.
-fn named_moments(reader: &JournalReader) -> Vec<u64> {
-    let tables = reader.tables();
+pub(super) fn named_moments(tables: &Tables) -> Vec<u64> {
     let bookmarks = tables.bookmarks.iter().map(|bookmark| bookmark.order);
     let mut orders: Vec<u64> = bookmarks.chain(tables.images.iter().map(|image| image.order)).collect();
     orders.sort_unstable();
@@ -242,7 +290,9 @@ fn segments_needed(reader: &JournalReader, taken: &Pass, writes: &[ByWindow]) ->
     };
     let bytes: u64 = (0..taken.windows.len()).map(window).sum();
     let kept: usize = taken.kept.iter().map(|record| record.payload.len() + BLOCK_BYTES).sum();
-    let overhead = 3 * block + reader.head().geometry.table_bytes;
+    // The last entry that doesn't fit leaves as much as half of it unused.
+    let tables = reader.head().encode_tables(reader.tables(), 0).map_or(0, |tables| tables.len() as u64);
+    let overhead = 3 * block + tables + most * SECTOR_BYTES as u64;
     (bytes + kept as u64).div_ceil(reader.segment_bytes() - overhead)
 }
 
@@ -272,7 +322,7 @@ fn chain_end(reader: &JournalReader, portion: usize) -> Result<ChainEnd, Error> 
 }
 
 /// Writes of a volume, those of a window together.
-struct ByWindow {
+pub(super) struct ByWindow {
     writes: Vec<Write>,
     /// Where each window's begin, and the end of the last.
     starts: Vec<usize>,
@@ -349,9 +399,9 @@ impl Writing<'_, '_> {
         header.sequence = window.from.into();
         header.seal(payload.as_bytes());
         self.output.push(&Record::new(header, payload.as_bytes()), Kind::Merged)?;
+        let most = most_sectors(&self.reader.head().geometry);
         let mut buffer = Vec::new();
         for (which, volume) in self.volumes.iter().enumerate() {
-            let most = most_sectors(&self.reader.head().geometry);
             let combined = Combined::of(self.writes[which].window(index), most);
             for piece in &combined.pieces {
                 self.piece(window, volume, &combined, piece, &mut buffer)?;

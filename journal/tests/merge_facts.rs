@@ -1,0 +1,177 @@
+//! What a journal tells of its merging: levels, windows, what is due; and moments that get a name while a step runs.
+
+use journal::image::{Backing, Image};
+use journal::merge::{preview, MergeOptions};
+use journal::verify::verify;
+use journal::{
+    CreateOptions, Delivered, Error, Journal, JournalReader, Moment, OwnedRecord, Port, PortKind, Volume,
+};
+use layout::entry::{flags, EntryHeader, Journaled, Kind, Updated};
+use std::path::{Path, PathBuf};
+
+const BEGIN: u64 = 1_700_000_000_000_000_000;
+const SECTORS: u64 = 64;
+
+/// Writes of eight sectors, 1 µs apart, each full of its order.
+fn append(journal: &mut Journal, count: u64) {
+    for _ in 0..count {
+        let order = journal.end().order + 1;
+        let mut header = EntryHeader::new(Kind::After);
+        header.timestamp = (BEGIN + order * 1000).into();
+        header.number = order.into();
+        header.sequence = order.into();
+        header.flags = flags::CLOCK_LOCKED.into();
+        header.set_lba(order * 8 % SECTORS);
+        header.sectors = 8.into();
+        header.volume = 0.into();
+        header.set_status(Journaled::Port, Updated::Updated);
+        let payload: Vec<u8> = order.to_le_bytes().repeat(512);
+        header.seal(&payload);
+        let delivered = Delivered { port: 0, timestamp: header.timestamp.get() };
+        journal.append(&[OwnedRecord { header, payload }.as_record()], &[delivered]).unwrap();
+    }
+    journal.sync().unwrap();
+}
+
+fn at_order(order: u64) -> Vec<u8> {
+    let mut image = vec![0; SECTORS as usize * 512];
+    for order in 1..=order {
+        let at = (order * 8 % SECTORS) as usize * 512;
+        image[at..at + 4096].copy_from_slice(&order.to_le_bytes().repeat(512));
+    }
+    image
+}
+
+fn make(directory: &Path) -> (Journal, PathBuf, PathBuf) {
+    let options = CreateOptions {
+        bytes: Some(4 << 20),
+        segment_bytes: Some(64 * 1024),
+        volumes: vec![Volume::aoe(0, 1, 0, SECTORS)],
+        ports: vec![Port { port: 0, kind: PortKind::Card, arbiter: 0, name: "port 0".into() }],
+        writer: "facts".into(),
+    };
+    let (path, base) = (directory.join("journal"), directory.join("base"));
+    let journal = Journal::create(&path, &options).unwrap();
+    std::fs::write(&base, vec![0; SECTORS as usize * 512]).unwrap();
+    (journal, path, base)
+}
+
+#[test]
+fn levels_windows_and_what_is_due_are_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut journal, path, _) = make(directory.path());
+    append(&mut journal, 200);
+    let all = MergeOptions::default();
+    let due = |options: &MergeOptions| {
+        let reader = JournalReader::open(&path).unwrap();
+        preview(&reader, &reader.tables().schedule, options).unwrap()
+    };
+    assert_eq!(due(&all), [], "without a schedule nothing is ever due");
+    journal.set_schedule(&"all:20us,50us:1h".parse().unwrap()).unwrap();
+    let before = due(&all);
+    assert_eq!(before.len(), 1);
+    assert_eq!((before[0].source, before[0].window), (0, Some(50_000)));
+    assert!(before[0].frees_room() && before[0].entries >= 150, "{before:?}");
+
+    let merged = journal.merge(&all, &mut |_| {}).unwrap();
+    assert_eq!((merged.windows, merged.entries_in), (before[0].windows, before[0].entries));
+    assert!(merged.segments_written <= before[0].writes && merged.segments_freed == before[0].frees);
+    let reader = JournalReader::open(&path).unwrap();
+    let windows: Vec<_> = reader.windows().unwrap().map(Result::unwrap).collect();
+    assert_eq!(windows.len() as u64, merged.windows);
+    let mut next = 1;
+    for window in &windows {
+        assert_eq!((window.level, window.length, window.first_order), (1, 50_000, next));
+        assert!(window.to % 50_000 == 0 && window.from < window.first_timestamp);
+        assert_eq!(window.last_timestamp, BEGIN + window.last_order * 1000);
+        assert_eq!(window.ports, [(0, true)]);
+        next = window.last_order + 1;
+    }
+    assert_eq!(windows.iter().map(|window| window.entries).sum::<u64>(), merged.entries_out);
+    let levels = reader.levels().unwrap();
+    assert_eq!(levels.iter().map(|level| level.window).collect::<Vec<_>>(), [0, 50_000]);
+    assert_eq!(levels[1].windows, merged.windows);
+    assert_eq!(levels[0].from, levels[1].to);
+    assert_eq!(levels.iter().map(|level| level.writes).sum::<u64>(), 200);
+    // Eight places were written again and again.
+    let (then, now) = reader.overlap(50_000, 1000).unwrap();
+    assert!(then > 0 && then < now, "{then} of {now}");
+}
+
+#[test]
+fn a_moment_that_gets_its_name_while_a_step_runs_is_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut journal, path, base) = make(directory.path());
+    append(&mut journal, 200);
+    journal.set_schedule(&"all:20us,50us:1h".parse().unwrap()).unwrap();
+    let all = MergeOptions::default();
+    let step = journal.begin_merge(&all, 20).unwrap();
+    let outcome = step.run();
+    // Both lie inside windows that the step has made already.
+    journal.add_bookmark("late", 77, BEGIN + 77_000).unwrap();
+    journal.add_image("later", "1.0", 91, BEGIN + 91_000).unwrap();
+    let free = journal.space().free;
+    let undone = journal.finish_merge(outcome).unwrap();
+    assert_eq!((undone.steps, undone.windows), (1, 0), "{undone:?}");
+    assert!(journal.space().free > free);
+    assert!(journal.merge(&all, &mut |_| {}).unwrap().windows > 3);
+    let open = |order| {
+        let reader = JournalReader::open(&path).unwrap();
+        let image =
+            Image::open(reader, "1.0", Moment::Order(order), Backing::Base(&base), false, &mut |_, _| {})?;
+        let mut read = vec![0; SECTORS as usize * 512];
+        image.read_at(&mut read, 0)?;
+        assert!(read == at_order(order), "order:{order}");
+        image.is_current()
+    };
+    assert!(open(77).unwrap() && open(91).unwrap());
+    assert!(matches!(open(78), Err(Error::Merged { .. })), "what has no name is gone");
+    assert!(verify(&path, &mut |_, _| {}).unwrap().findings.is_empty());
+    for refused in [
+        journal.add_bookmark("inside", 78, BEGIN + 78_000),
+        journal.add_image("inside", "1.0", 78, BEGIN + 78_000),
+    ] {
+        assert!(matches!(refused, Err(Error::Merged { .. })), "{refused:?}");
+    }
+    journal.add_bookmark("an end", 91, BEGIN + 91_000).unwrap();
+    // A name that goes leaves the journal sound.
+    journal.remove_image("later").unwrap();
+    journal.remove_bookmark("late").unwrap();
+    journal.remove_image("later").unwrap_err();
+    append(&mut journal, 5);
+    let report = verify(&path, &mut |_, _| {}).unwrap();
+    assert!(report.findings.is_empty(), "{:?}", report.findings);
+}
+
+/// Three windows are reckoned to fit two segments, and don't: half of the input does.
+#[test]
+fn a_step_that_has_no_room_is_tried_with_less() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut journal, path, base) = make(directory.path());
+    append(&mut journal, 200);
+    journal.set_schedule(&"all:20us,8us:1h".parse().unwrap()).unwrap();
+    let all = MergeOptions::default();
+    let (mut windows, mut again) = (0, 0);
+    loop {
+        let outcome = journal.begin_merge(&all, 2).unwrap().run();
+        let step = journal.finish_merge(outcome).unwrap();
+        if step.steps == 0 {
+            break;
+        }
+        windows += step.windows;
+        again += u64::from(step.windows == 0);
+    }
+    assert!(again > 0 && windows > 20, "{again} of {windows}");
+    let reader = JournalReader::open(&path).unwrap();
+    let ends: Vec<u64> = reader.windows().unwrap().map(|window| window.unwrap().last_order).collect();
+    assert_eq!((ends.len() as u64, reader.merged().0), (windows, ends[ends.len() - 1]));
+    for order in ends.into_iter().step_by(5) {
+        let reader = JournalReader::open(&path).unwrap();
+        let at = Moment::Order(order);
+        let image = Image::open(reader, "1.0", at, Backing::Base(&base), false, &mut |_, _| {}).unwrap();
+        let mut read = vec![0; SECTORS as usize * 512];
+        image.read_at(&mut read, 0).unwrap();
+        assert!(read == at_order(order), "order:{order}");
+    }
+    assert!(verify(&path, &mut |_, _| {}).unwrap().findings.is_empty());
+}

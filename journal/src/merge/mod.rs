@@ -304,8 +304,9 @@ impl Journal {
         let superblock = &mut self.head.superblock;
         let source = superblock.portions[change.source];
         assert!(
-            source.after_timestamp.get() <= change.after_timestamp,
-            "history is given up at its old end only"
+            source.after_timestamp.get() <= change.after_timestamp
+                && source.from_order.get() < change.from_order,
+            "a step takes something away, and at the old end only"
         );
         if let Some(target) = &change.target {
             let portion = &mut superblock.portions[target.portion];

@@ -278,7 +278,7 @@ fn ingest_and_merge(seed: u64, kind: Kind, schedule: &str, crash: Option<usize>)
             world.journal().sync()?;
             durable = world.writes.len();
             if round == 1 {
-                let stamp = world.stamp;
+                let stamp = world.writes[durable - 1].stamp;
                 world.journal().add_bookmark("here", durable as u64, stamp)?;
             }
             world.journal().merge(&options, &mut |_| {})?;

@@ -21,14 +21,17 @@ use layout::entry::{flags, EntryHeader, Journaled, Kind, Rollback, Updated};
 use layout::journal_file::{technique, BLOCK_BYTES};
 use layout::SECTOR_BYTES;
 use std::fs::{File, OpenOptions};
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{mpsc, Arc};
 use std::thread::JoinHandle;
 use zerocopy::IntoBytes;
 
 /// Largest piece: what one entry brings back, in sectors.
 const LARGEST_PIECE: usize = 256;
+/// Pieces that are read ahead.
+const READ_AHEAD: usize = 32;
 /// Bytes of pieces between two syncs of the journal.
 const SYNC_BYTES: usize = 32 << 20;
 /// Bytes of pieces between two syncs of primary: until then what is written there is not known to be.
@@ -116,8 +119,7 @@ impl Journal {
         let mut work = Work {
             journal: self,
             image: &image,
-            primary,
-            buffers: (Vec::new(), Vec::new()),
+            primary: &primary,
             waiting: Vec::new(),
             bytes: 0,
             syncing: None,
@@ -128,16 +130,19 @@ impl Journal {
             work.journal.mark_rollback(image.volume(), &done)?;
         }
         let total = extents.iter().map(|(_, bytes)| bytes).sum();
-        for (offset, bytes) in extents {
-            let mut at = offset;
-            while at < offset + bytes {
-                let length = piece_bytes.min(offset + bytes - at);
-                work.piece(at, length as usize, &mut done)?;
-                at += length;
-                done.compared += length;
+        let (name, file) = &primary;
+        std::thread::scope(|scope| {
+            // Pieces are read and compared ahead, beside journaling and writing those before: no two of them overlap.
+            let (sender, compared) = mpsc::sync_channel(READ_AHEAD);
+            scope.spawn(|| read_ahead(&image, (name, file), &extents, piece_bytes, sender));
+            for piece in compared {
+                let piece: Compared = piece?;
+                done.compared += piece.wanted.len() as u64;
+                work.piece(piece, &mut done)?;
                 progress(done.compared, total);
             }
-        }
+            Ok::<(), Error>(())
+        })?;
         work.write()?;
         work.write_journaled()?;
         work.settle()?;
@@ -333,7 +338,7 @@ fn open_primary(path: &Path, volume: &Volume) -> Result<(String, File), Error> {
 }
 
 /// From the first to the last sector that differs.
-fn differing(wanted: &[u8], there: &[u8]) -> Option<std::ops::Range<usize>> {
+fn differing(wanted: &[u8], there: &[u8]) -> Option<Range<usize>> {
     let differs = |(a, b): (&[u8], &[u8])| a != b;
     let mut sectors = wanted.chunks(SECTOR_BYTES).zip(there.chunks(SECTOR_BYTES));
     let first = sectors.position(differs)?;
@@ -344,13 +349,19 @@ fn differing(wanted: &[u8], there: &[u8]) -> Option<std::ops::Range<usize>> {
     Some(first * SECTOR_BYTES..((last + 1) * SECTOR_BYTES).min(wanted.len()))
 }
 
-/// What primary gets back: its entry, where, and the data.
-type Piece = (EntryHeader, u64, Vec<u8>);
+/// What primary gets back.
+struct Piece {
+    entry: EntryHeader,
+    offset: u64,
+    /// The part of it that differs counts.
+    data: Vec<u8>,
+    range: Range<usize>,
+}
 
 struct Work<'a> {
     journal: &'a mut Journal,
     image: &'a Image,
-    primary: (String, File),
+    primary: &'a (String, File),
     /// Journaled and not yet written: entry, offset, data.
     waiting: Vec<Piece>,
     bytes: usize,
@@ -359,23 +370,53 @@ struct Work<'a> {
     /// Written and not yet durable in primary: the entries, and bytes.
     written: Vec<EntryHeader>,
     unsynced: usize,
-    /// What there has to be, and what there is.
-    buffers: (Vec<u8>, Vec<u8>),
+}
+
+/// A piece that was compared: what there has to be, what there is, and where they differ.
+struct Compared {
+    offset: u64,
+    wanted: Vec<u8>,
+    there: Vec<u8>,
+    differs: Option<Range<usize>>,
+}
+
+/// Reads and compares the pieces in order, until nobody wants them any more.
+fn read_ahead(
+    image: &Image,
+    primary: (&str, &File),
+    extents: &[(u64, u64)],
+    piece_bytes: u64,
+    sender: mpsc::SyncSender<Result<Compared, Error>>,
+) {
+    for (offset, bytes) in extents {
+        let mut at = *offset;
+        while at < offset + bytes {
+            let length = piece_bytes.min(offset + bytes - at) as usize;
+            let compared = compare(image, primary, at, length);
+            let failed = compared.is_err();
+            if sender.send(compared).is_err() || failed {
+                return;
+            }
+            at += length as u64;
+        }
+    }
+}
+
+fn compare(image: &Image, primary: (&str, &File), offset: u64, length: usize) -> Result<Compared, Error> {
+    let (mut wanted, mut there) = (vec![0; length], vec![0; length]);
+    image.read_at(&mut wanted, offset)?;
+    backing::read(primary.1, primary.0, &mut there, offset)?;
+    let differs = differing(&wanted, &there);
+    Ok(Compared { offset, wanted, there, differs })
 }
 
 impl Work<'_> {
     /// Journals a piece if it differs, from its first to its last sector that does.
-    fn piece(&mut self, offset: u64, length: usize, done: &mut RolledBack) -> Result<(), Error> {
-        let (mut wanted, mut there) = std::mem::take(&mut self.buffers);
-        wanted.resize(length, 0);
-        there.resize(length, 0);
-        self.image.read_at(&mut wanted, offset)?;
-        backing::read(&self.primary.1, &self.primary.0, &mut there, offset)?;
-        if let Some(range) = differing(&wanted, &there) {
-            let at = offset + range.start as u64;
-            self.bring_back(at, &there[range.clone()], &wanted[range], done)?;
+    fn piece(&mut self, piece: Compared, done: &mut RolledBack) -> Result<(), Error> {
+        if let Some(range) = piece.differs {
+            let at = piece.offset + range.start as u64;
+            self.bring_back(at, &piece.there[range.clone()], (piece.wanted, range), done)?;
         }
-        self.buffers = (wanted, there);
         if self.bytes >= SYNC_BYTES {
             self.write()?;
         }
@@ -387,9 +428,10 @@ impl Work<'_> {
         &mut self,
         at: u64,
         before: &[u8],
-        after: &[u8],
+        wanted: (Vec<u8>, Range<usize>),
         done: &mut RolledBack,
     ) -> Result<(), Error> {
+        let after = &wanted.0[wanted.1.clone()];
         let kind = entry_kind(self.image.volume());
         let payload = match kind {
             Kind::Before => [before, &[]],
@@ -411,7 +453,7 @@ impl Work<'_> {
         done.entries += 1;
         done.written += after.len() as u64;
         self.bytes += after.len();
-        self.waiting.push((header, at, after.to_vec()));
+        self.waiting.push(Piece { entry: header, offset: at, data: wanted.0, range: wanted.1 });
         Ok(())
     }
 
@@ -436,14 +478,20 @@ impl Work<'_> {
             return Err(Error::Invalid("the thread that makes the journal durable has panicked".into()));
         };
         self.journal.finish_commit(begun, synced)?;
-        let (name, primary) = &self.primary;
-        for (entry, offset, data) in pieces {
-            primary.write_all_at(&data, offset).map_err(|e| {
+        let (name, primary) = self.primary;
+        let mut written: Option<Range<u64>> = None;
+        for Piece { entry, offset, data, range } in pieces {
+            let data = &data[range];
+            primary.write_all_at(data, offset).map_err(|e| {
                 Error::io(name, format!("writing {} bytes at offset {offset}", data.len()), e)
             })?;
-            storage::begin_writeback(primary, offset, data.len() as u64);
+            let (from, end) = (offset, offset + data.len() as u64);
+            written = Some(written.map_or(from..end, |all| all.start.min(from)..all.end.max(end)));
             self.unsynced += data.len();
             self.written.push(entry);
+        }
+        if let Some(written) = written {
+            storage::begin_writeback(primary, written.start, written.end - written.start);
         }
         if self.unsynced >= PRIMARY_SYNC_BYTES {
             self.settle()?;
@@ -453,7 +501,7 @@ impl Work<'_> {
 
     /// What is written is made durable there, and only then known to be.
     fn settle(&mut self) -> Result<(), Error> {
-        let (name, primary) = &self.primary;
+        let (name, primary) = self.primary;
         primary.sync_data().map_err(|e| Error::io(name, "making primary durable (fdatasync)", e))?;
         for entry in std::mem::take(&mut self.written) {
             let mut header = self.journal.next_header(Kind::Completion, entry.port, entry.volume.get());

@@ -6,13 +6,13 @@ use super::ingest::{self, Listener};
 use super::merging::Asked;
 use super::owner::{Held, Work};
 use super::protocol::{
-    Command, Request, Response, ResyncResult, RollBackResult, PROGRESS_EVERY, REQUEST_BYTES, REQUEST_WITHIN,
-    TAKEN_WITHIN,
+    Command, MergeResult, Request, Response, ResyncResult, RollBackResult, PROGRESS_EVERY, REQUEST_BYTES,
+    REQUEST_WITHIN, TAKEN_WITHIN,
 };
 use crate::arguments::{Arguments, Replay};
 use crate::bookmark;
 use crate::error::Error;
-use crate::status::MergedStatus;
+use crate::image::named;
 use clap::Parser;
 use indicatif::ProgressBar;
 use journal::merge::MergeOptions;
@@ -143,6 +143,19 @@ fn answer(request: Request, client: &mut Client, desk: &Arc<Desk>) -> Answer {
             let removed = desk.ask(move |held| on(held, |journal| bookmark::remove_from(journal, &name)))?;
             value(&client.wait_for(&removed, &ProgressBar::hidden())??)
         }
+        Command::ImageCreate { name, volume, at } => {
+            let moment: Moment = at.parse()?;
+            bookmark::place(&desk.name, moment)?;
+            let file = desk.name.clone();
+            let added = desk.ask_between(move |held| {
+                on(held, |journal| named::add_to(journal, &name, &volume, bookmark::place(&file, moment)?))
+            })?;
+            value(&client.wait_for(&added, &ProgressBar::hidden())??)
+        }
+        Command::ImageRemove { name } => {
+            let removed = desk.ask(move |held| on(held, |journal| Ok(journal.remove_image(&name)?)))?;
+            value(&client.wait_for(&removed, &ProgressBar::hidden())??)
+        }
         Command::Resync { volume, primary, base } => {
             let turn = turn(client, desk, &format!("a resync of volume {volume}"), wait)?;
             let bar = turn.bar.clone();
@@ -174,12 +187,7 @@ fn answer(request: Request, client: &mut Client, desk: &Arc<Desk>) -> Answer {
             value(&RollBackResult(client.wait_for(&rolled, &bar)??))
         }
         Command::Merge { schedule, short, all, bases } => {
-            if let Some((_, relative)) = bases.iter().find(|(_, base)| !base.is_absolute()) {
-                return Err(Error::Misuse(format!(
-                    "{}: the base's name is not absolute",
-                    relative.display()
-                )));
-            }
+            bases.values().try_for_each(|base| whole(base, "base"))?;
             if let Some(schedule) = schedule {
                 let schedule: Schedule = schedule.parse().map_err(Error::Misuse)?;
                 let set =
@@ -189,7 +197,7 @@ fn answer(request: Request, client: &mut Client, desk: &Arc<Desk>) -> Answer {
             let (tell, told) = sync_channel(1);
             let bases = bases.into_iter().collect();
             desk.send(Work::Merge(Asked::new(MergeOptions { short, freeing_only: !all, bases }, tell)))?;
-            value(&MergedStatus::from(&client.wait_for(&told, &ProgressBar::hidden())??))
+            value(&MergeResult::from(&client.wait_for(&told, &ProgressBar::hidden())??))
         }
         Command::Replay { arguments, folder } => {
             let replay = parse_replay(arguments, &folder)?;
@@ -206,6 +214,14 @@ fn answer(request: Request, client: &mut Client, desk: &Arc<Desk>) -> Answer {
                 }
             }
         }
+    }
+}
+
+/// A name means something only in a folder, and the daemon's is another than the client's.
+fn whole(file: &Path, what: &str) -> Result<(), Error> {
+    match file.is_absolute() {
+        true => Ok(()),
+        false => Err(Error::Misuse(format!("{}: the {what}'s name is not absolute", file.display()))),
     }
 }
 

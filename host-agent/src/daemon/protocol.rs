@@ -2,6 +2,8 @@
 //! describes it for others.
 
 use crate::error::Error;
+use crate::status::MergedStatus;
+use journal::merge::{Merged, RolledBase};
 use journal::resync::Resynced;
 use journal::rollback::RolledBack;
 use serde::{Deserialize, Serialize};
@@ -103,6 +105,20 @@ pub enum Command {
         #[serde(default)]
         bases: BTreeMap<String, PathBuf>,
     },
+    /// Names an image.
+    ImageCreate {
+        /// The name.
+        name: String,
+        /// Name of the volume.
+        volume: String,
+        /// `end`, `order:N`, ns since 1970, or RFC 3339.
+        at: String,
+    },
+    /// Forgets a named image.
+    ImageRemove {
+        /// The name.
+        name: String,
+    },
     /// Replays captures into the journal.
     Replay {
         /// The command line behind `host-agent`: `replay --capture …`.
@@ -187,6 +203,55 @@ pub struct ResyncResult(#[serde(with = "ResyncedFields")] pub Resynced);
 #[serde(transparent)]
 pub struct RollBackResult(#[serde(with = "RolledBackFields")] pub RolledBack);
 
+/// What merging did, as the one who asked for it tells.
+#[derive(Serialize, Deserialize)]
+pub struct MergeResult {
+    #[serde(flatten)]
+    done: MergedStatus,
+    #[serde(default)]
+    rolled: Vec<RolledFields>,
+}
+
+/// [`RolledBase`], over the socket.
+#[derive(Serialize, Deserialize)]
+struct RolledFields {
+    volume: String,
+    to: (u64, u64),
+    bytes: u64,
+}
+
+impl From<&Merged> for MergeResult {
+    fn from(merged: &Merged) -> Self {
+        let rolled = merged.rolled.iter().map(|base| RolledFields {
+            volume: base.volume.clone(),
+            to: base.to,
+            bytes: base.bytes,
+        });
+        Self { done: merged.into(), rolled: rolled.collect() }
+    }
+}
+
+impl From<MergeResult> for Merged {
+    fn from(MergeResult { done, rolled }: MergeResult) -> Self {
+        let rolled =
+            rolled.into_iter().map(|RolledFields { volume, to, bytes }| RolledBase { volume, to, bytes });
+        Self {
+            steps: done.steps,
+            windows: done.windows,
+            entries_in: done.entries_in,
+            bytes_in: done.bytes_in,
+            entries_out: done.entries_out,
+            bytes_out: done.bytes_out,
+            segments_freed: done.segments_freed,
+            segments_written: done.segments_written,
+            given_up: done.given_up,
+            bytes_rolled: done.bytes_rolled,
+            rolled: rolled.collect(),
+            held_back: done.held_back,
+        }
+    }
+}
+
 impl Request {
     /// The request in a line, or what is wrong with it.
     pub fn parse(line: &[u8]) -> Result<Self, String> {
@@ -259,6 +324,22 @@ mod tests {
         };
         let text = serde_json::to_string(&RollBackResult(done)).unwrap();
         assert_eq!(serde_json::from_str::<RollBackResult>(&text).unwrap().0, done);
+        let done = Merged {
+            steps: 1,
+            windows: 2,
+            entries_in: 3,
+            bytes_in: 4,
+            entries_out: 5,
+            bytes_out: 6,
+            segments_freed: 7,
+            segments_written: 8,
+            given_up: 9,
+            bytes_rolled: 10,
+            rolled: vec![RolledBase { volume: "1.0".into(), to: (11, 12), bytes: 13 }],
+            held_back: vec!["x".into()],
+        };
+        let text = serde_json::to_string(&MergeResult::from(&done)).unwrap();
+        assert_eq!(Merged::from(serde_json::from_str::<MergeResult>(&text).unwrap()), done);
         let done = Resynced { compared: 1, differed: 2, entries: 3, closed: 4 };
         let text = serde_json::to_string(&ResyncResult(done)).unwrap();
         assert_eq!(serde_json::from_str::<ResyncResult>(&text).unwrap().0, done);

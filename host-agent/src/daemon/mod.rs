@@ -25,7 +25,9 @@ mod owner;
 mod protocol;
 
 pub use ask::{absolute_name, daemon_of, reach, replay, status, Reached};
-pub use protocol::{Bookmarked, Command, MergeResult, ResyncResult, RollBackResult};
+pub use protocol::{
+    BasedResult, Bookmarked, Command, MergeResult, ResizeResult, ResyncResult, RollBackResult,
+};
 
 use crate::arguments::{Arguments, Replay, Size, VolumeFile};
 use crate::error::Error;

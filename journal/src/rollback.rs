@@ -346,6 +346,8 @@ fn differing(wanted: &[u8], there: &[u8]) -> Option<std::ops::Range<usize>> {
 
 /// What primary gets back: its entry, where, and the data.
 type Piece = (EntryHeader, u64, Vec<u8>);
+/// Makes the journal durable, and gives back what came of it.
+type Syncing = JoinHandle<(Commit, Result<(), Error>)>;
 
 struct Work<'a> {
     journal: &'a mut Journal,
@@ -355,7 +357,7 @@ struct Work<'a> {
     waiting: Vec<Piece>,
     bytes: usize,
     /// What is being made durable in the journal, and will be written then.
-    syncing: Option<(JoinHandle<(Commit, Result<(), Error>)>, Vec<Piece>)>,
+    syncing: Option<(Syncing, Vec<Piece>)>,
     /// Written and not yet durable in primary: the entries, and bytes.
     written: Vec<EntryHeader>,
     unsynced: usize,

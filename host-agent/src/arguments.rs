@@ -153,6 +153,13 @@ pub struct OwnerArguments {
     pub wait: bool,
 }
 
+impl OwnerArguments {
+    /// For what is done beside whatever the daemon does, and never waits.
+    pub fn at(control: Option<&PathBuf>) -> Self {
+        Self { control: control.cloned(), wait: false }
+    }
+}
+
 const REPLAY_EXAMPLES: &str = "\
 Examples:
   Two ports, two volumes, a new journal:

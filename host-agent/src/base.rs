@@ -1,11 +1,14 @@
 //! `host-agent base`: the images that after-images are applied to.
 
+use crate::arguments::OwnerArguments;
+use crate::daemon::{self, absolute_name, BasedResult, Reached};
 use crate::error::Error;
 use crate::output::{bytes, Output};
 use crate::progress::{bar, Unit};
 use clap::{Args, Subcommand};
+use indicatif::ProgressBar;
 use journal::base::{look, BaseOptions, Based, Position};
-use journal::{rfc3339, Journal, JournalReader, Volume};
+use journal::{rfc3339, JournalReader, Volume};
 use layout::journal_file::technique;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -58,6 +61,8 @@ pub struct Create {
     /// Print the result as one JSON object
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    pub owner: OwnerArguments,
 }
 
 /// `base adopt`.
@@ -78,6 +83,9 @@ pub struct Adopt {
     /// Print the result as one JSON object
     #[arg(long)]
     pub json: bool,
+    /// Control socket of the daemon that holds the journal; JOURNAL.sock if not given
+    #[arg(long, value_name = "SOCKET")]
+    pub control: Option<PathBuf>,
 }
 
 /// `base info`.
@@ -127,38 +135,63 @@ pub fn run(command: &Base) -> Result<(), Error> {
 }
 
 fn create(arguments: &Create) -> Result<(), Error> {
-    let Create { journal, volume, primary, to, replace, json } = arguments;
+    let Create { journal, volume, primary, to, replace, json, owner } = arguments;
     // What can't be meant is refused before the journal is opened for writing.
     JournalReader::open(journal)?.tables().volume(volume)?;
-    let mut owned = Journal::open_ports_closed(journal, WRITER)?;
+    let reached = daemon::reach(journal, owner, WRITER)?;
     let progress = bar("copying", Unit::Bytes);
-    let options = BaseOptions { volume, primary, base: to, replace: *replace };
-    let made = owned.create_base(&options, &mut |done, total| {
-        progress.set_length(total);
-        progress.set_position(done);
-    });
-    progress.finish_and_clear();
-    let made = made.map_err(|error| match error {
+    let made = match reached {
+        Reached::Own(mut owned) => {
+            let options = BaseOptions { volume, primary, base: to, replace: *replace };
+            let made = owned.create_base(&options, &mut |done, total| {
+                progress.set_length(total);
+                progress.set_position(done);
+            });
+            progress.finish_and_clear();
+            let made = made.map_err(explained);
+            // In order whatever came of it: nothing of the journal's depends on a copy that failed.
+            let closed = owned.close();
+            let made = made?;
+            closed?;
+            made
+        }
+        Reached::Daemon(mut asking) => {
+            let (volume, replace) = (volume.clone(), *replace);
+            let (primary, base) = (absolute_name(primary)?, absolute_name(to)?);
+            let command = daemon::Command::BaseCreate { volume, primary, base, replace };
+            asking.ask::<BasedResult>(command, &progress)?.0
+        }
+    };
+    report(volume, to, &made, *json)
+}
+
+/// An error of a base's making, with what to do.
+pub fn explained(error: journal::Error) -> Error {
+    match error {
         journal::Error::Exists { .. } => {
             Error::JournalHint(error, "a base never takes the place of a file: give --to another name")
         }
         other => other.into(),
-    });
-    // In order whatever came of it: nothing of the journal's depends on a copy that failed.
-    let closed = owned.close();
-    let made = made?;
-    closed?;
-    report(volume, to, &made, *json)
+    }
 }
 
 fn adopt(arguments: &Adopt) -> Result<(), Error> {
-    let Adopt { journal, volume, base, replace, json } = arguments;
+    let Adopt { journal, volume, base, replace, json, control } = arguments;
     JournalReader::open(journal)?.tables().volume(volume)?;
-    let mut owned = Journal::open_ports_closed(journal, WRITER)?;
-    let adopted = owned.adopt_base(volume, base, *replace);
-    let closed = owned.close();
-    let adopted = adopted?;
-    closed?;
+    let adopted = match daemon::reach(journal, &OwnerArguments::at(control.as_ref()), WRITER)? {
+        Reached::Own(mut owned) => {
+            let adopted = owned.adopt_base(volume, base, *replace);
+            let closed = owned.close();
+            let adopted = adopted?;
+            closed?;
+            adopted
+        }
+        Reached::Daemon(mut asking) => {
+            let (volume, base, replace) = (volume.clone(), absolute_name(base)?, *replace);
+            let command = daemon::Command::BaseAdopt { volume, base, replace };
+            asking.ask::<BasedResult>(command, &ProgressBar::hidden())?.0
+        }
+    };
     report(volume, base, &adopted, *json)
 }
 

@@ -1,5 +1,7 @@
 //! `host-agent merge`: what is due is merged, what is no longer kept goes, and its room is free again.
 
+use crate::arguments::OwnerArguments;
+use crate::daemon::{self, absolute_name, MergeResult, Reached};
 use crate::error::Error;
 use crate::output::{bytes, count, grouped, Output};
 use clap::Args;
@@ -34,6 +36,9 @@ pub struct Merge {
     /// Print the result as one JSON object
     #[arg(long)]
     pub json: bool,
+    /// Control socket of the daemon that holds the journal; JOURNAL.sock if not given
+    #[arg(long, value_name = "SOCKET")]
+    pub control: Option<PathBuf>,
 }
 
 const EXAMPLES: &str = "\
@@ -147,20 +152,42 @@ pub fn run(arguments: &Merge) -> Result<(), Error> {
     // Looked for first: opening the journal for nothing would leave a session in it.
     let has_work = due.iter().any(|part| part.frees_room() || (arguments.all && part.can_be_done()));
     let changes = arguments.schedule.is_some() && schedule != reader.tables().schedule;
-    if arguments.dry_run || !(has_work || changes) {
+    let owner = OwnerArguments::at(arguments.control.as_ref());
+    // A daemon may know bases that the command line doesn't.
+    let reached = match (arguments.dry_run, has_work || changes) {
+        (true, _) => None,
+        (false, true) => Some(daemon::reach(&arguments.journal, &owner, WRITER)?),
+        (false, false) => daemon::daemon_of(&arguments.journal, &owner)?.map(Reached::Daemon),
+    };
+    let Some(reached) = reached else {
         let merged = Merged {
             held_back: due.iter().flat_map(|part| part.held_back.clone()).collect(),
             ..Merged::default()
         };
         return report(arguments, &reader, &schedule, &merged, due);
-    }
+    };
     drop(reader);
-    let mut journal = Journal::open_ports_closed(&arguments.journal, WRITER)?;
-    let done = work(&mut journal, arguments, &options);
-    // In order whatever came of it: what was merged is merged, and the rest is as it was.
-    let closed = journal.close();
-    let merged = done?;
-    closed?;
+    let merged = match reached {
+        Reached::Own(mut journal) => {
+            let done = work(&mut journal, arguments, &options);
+            // In order whatever came of it: what was merged is merged, and the rest is as it was.
+            let closed = journal.close();
+            let merged = done?;
+            closed?;
+            merged
+        }
+        Reached::Daemon(mut asking) => {
+            let whole = |base: &BaseFile| Ok((base.volume.clone(), absolute_name(&base.file)?));
+            let command = daemon::Command::Merge {
+                schedule: arguments.schedule.as_ref().map(Schedule::to_string),
+                short: arguments.short,
+                all: arguments.all,
+                bases: arguments.base.iter().map(whole).collect::<Result<_, Error>>()?,
+            };
+            let bar = indicatif::ProgressBar::new_spinner().with_message("merging, in the daemon");
+            asking.ask::<MergeResult>(command, &bar)?.into()
+        }
+    };
     let reader = JournalReader::open(&arguments.journal)?;
     let left = preview(&reader, &schedule, &options)?;
     report(arguments, &reader, &schedule, &merged, left)

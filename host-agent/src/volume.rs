@@ -1,14 +1,16 @@
 //! `host-agent volume`: the volumes of a journal, and another size for one.
 
-use crate::arguments::Size;
+use crate::arguments::{OwnerArguments, Size};
+use crate::daemon::{self, absolute_name, Reached, ResizeResult};
 use crate::error::Error;
 use crate::output::{bytes, count, Output};
 use clap::{Args, Subcommand};
+use indicatif::ProgressBar;
 use journal::resize::{fit_primary, Resized};
-use journal::{Journal, JournalReader};
+use journal::JournalReader;
 use layout::journal_file::technique;
 use layout::SECTOR_BYTES;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
 /// `volume`.
@@ -63,6 +65,8 @@ pub struct Resize {
     /// Print the result as one JSON object
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    pub owner: OwnerArguments,
 }
 
 /// A volume, as `--json` prints it. The field names are an interface: add, don't change.
@@ -125,19 +129,25 @@ fn list(arguments: &List) -> Result<(), Error> {
 
 fn resize(arguments: &Resize) -> Result<(), Error> {
     let sectors = sectors(arguments)?;
-    let Resize { journal: path, volume, primary, json, .. } = arguments;
+    let Resize { journal: path, volume, primary, json, owner, .. } = arguments;
     // What can't be meant is refused before the journal is opened for writing: that leaves a session in it.
     let reader = JournalReader::open(path)?;
     reader.tables().volume(volume)?;
     drop(reader);
-    let mut journal = Journal::open_ports_closed(path, WRITER)?;
-    let done = journal.resize(volume, sectors, primary.as_deref());
-    let closed = journal.close();
-    let done = done?;
-    closed?;
-    let fitted = match primary {
-        Some(primary) => fit(path, volume, primary)?,
-        None => Fitted::NotGiven,
+    let (done, fitted) = match daemon::reach(path, owner, WRITER)? {
+        Reached::Own(mut journal) => {
+            let done = journal.resize(volume, sectors, primary.as_deref());
+            let closed = journal.close();
+            let done = done?;
+            closed?;
+            (done, fit(path, volume, primary.as_deref())?)
+        }
+        Reached::Daemon(mut asking) => {
+            let primary = primary.as_deref().map(absolute_name).transpose()?;
+            let command = daemon::Command::VolumeResize { volume: volume.clone(), sectors, primary };
+            let ResizeResult { resized, primary } = asking.ask(command, &ProgressBar::hidden())?;
+            (resized, primary)
+        }
     };
     let mut output = Output::new();
     if *json {
@@ -166,18 +176,23 @@ fn sectors(arguments: &Resize) -> Result<u64, Error> {
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Fitted {
+/// What became of primary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fitted {
     /// It was cut or extended.
     Now,
     /// It has the size already.
     Already,
     /// It is no regular file.
     ByHand,
+    /// Nobody said where it is.
     NotGiven,
 }
 
-fn fit(journal: &Path, volume: &str, primary: &Path) -> Result<Fitted, Error> {
+/// Gives primary the volume's new size, where that can be done.
+pub fn fit(journal: &Path, volume: &str, primary: Option<&Path>) -> Result<Fitted, Error> {
+    let Some(primary) = primary else { return Ok(Fitted::NotGiven) };
     let metadata = std::fs::metadata(primary).map_err(|e| Error::io(primary, "looking at it", e))?;
     if !metadata.is_file() {
         return Ok(Fitted::ByHand);

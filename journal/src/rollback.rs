@@ -349,6 +349,9 @@ fn differing(wanted: &[u8], there: &[u8]) -> Option<Range<usize>> {
     Some(first * SECTOR_BYTES..((last + 1) * SECTOR_BYTES).min(wanted.len()))
 }
 
+/// A commit whose sync runs beside.
+type Syncing = JoinHandle<(Commit, Result<(), Error>)>;
+
 /// What primary gets back.
 struct Piece {
     entry: EntryHeader,
@@ -366,7 +369,7 @@ struct Work<'a> {
     waiting: Vec<Piece>,
     bytes: usize,
     /// What is being made durable in the journal, and will be written then.
-    syncing: Option<(JoinHandle<(Commit, Result<(), Error>)>, Vec<Piece>)>,
+    syncing: Option<(Syncing, Vec<Piece>)>,
     /// Written and not yet durable in primary: the entries, and bytes.
     written: Vec<EntryHeader>,
     unsynced: usize,

@@ -3,6 +3,9 @@
 //!
 //! CHRONO_SEED is the first seed, CHRONO_SEEDS how many there are.
 
+// A volume's number is the index of several arrays at once.
+#![allow(clippy::needless_range_loop)]
+
 mod faulty_storage;
 mod merged_by_hand;
 

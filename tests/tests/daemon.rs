@@ -41,12 +41,7 @@ impl Place {
 
     /// A capture of `writes` writes all over the volume, and the arguments that replay it.
     fn capture(&self, writes: u32, sectors: u8) -> Vec<String> {
-        let places = VOLUME_BYTES / 512 / u64::from(sectors);
-        let write = |tag: u32| {
-            let lba = u64::from(tag) * 7 % places * u64::from(sectors);
-            Request::write(tag, lba, sectors, (tag % 251) as u8 + 1).frame()
-        };
-        let frames: Vec<_> = (1..=writes).map(write).collect();
+        let frames: Vec<_> = (1..=writes).map(|tag| write(tag, sectors).frame()).collect();
         let file = self.path(&format!("{writes}.pcap"));
         write_pcap(&file, &frames);
         let disk = self.text("disk");
@@ -97,6 +92,13 @@ impl Place {
         journal.close().unwrap();
         previous
     }
+}
+
+/// A write of a crafted capture.
+fn write(tag: u32, sectors: u8) -> Request {
+    let places = VOLUME_BYTES / 512 / u64::from(sectors);
+    let lba = u64::from(tag) * 7 % places * u64::from(sectors);
+    Request::write(tag, lba, sectors, (tag % 251) as u8 + 1)
 }
 
 fn is_ingesting(status: &Value) -> bool {
@@ -187,6 +189,13 @@ fn commands_work_through_a_daemon_that_ingests_and_beside_it() {
             .chain(&replay.iter().map(String::as_str).collect::<Vec<_>>()),
     )
     .failed(1, &refusal);
+    agent(["base", "create", &journal, "--volume", "1.0", "--primary", &image, "--to", &out])
+        .failed(1, &refusal);
+    agent(["volume", "resize", &journal, "--volume", "1.0", "--size", "1G"]).failed(1, &refusal);
+    // And what doesn't is done.
+    agent(["image", "create", &journal, "there", "--volume", "1.0", "--at", "bookmark:early"]).fine();
+    agent(["base", "adopt", &journal, "--volume", "1.0", "--base", &base]).fine();
+    agent(["merge", &journal, "--schedule", "all:24h"]).fine();
     assert!(is_ingesting(&daemon.status()), "all of this was while it ingests, or this proves nothing");
 
     // Or it waits.
@@ -269,6 +278,129 @@ fn a_replay_runs_in_the_daemon_and_prints_where_it_was_asked_for() {
 }
 
 #[test]
+fn what_needs_the_owner_goes_through_a_daemon_at_rest() {
+    let place = Place::new();
+    let (journal, base, disk, new) =
+        (place.text("journal"), place.text("base"), place.text("disk"), place.text("new"));
+    let daemon = Daemon::start(&place.path("journal"), ["--create", "--size", "4M"]);
+    let mut replay =
+        vec!["replay".into(), "--engine".into(), "soft".into(), "--journal".into(), journal.clone()];
+    replay.extend(place.capture(300, 2));
+    agent(&replay).fine();
+    let at = |order: u32| {
+        let mut model = vec![0; VOLUME_BYTES as usize];
+        for write in (1..=order).map(|tag| write(tag, 2)) {
+            model[write.lba as usize * 512..][..write.data.len()].copy_from_slice(&write.data);
+        }
+        model
+    };
+    let restored = |moment: &str| {
+        place.restore(moment, &["--to", &place.text("restored"), "--force"]).fine();
+        std::fs::read(place.path("restored")).unwrap()
+    };
+    // Relative names are the client's.
+    let run = |words: &[&str]| -> Ran {
+        Command::new(program()).current_dir(place.folder.path()).args(words).output().unwrap().into()
+    };
+
+    let adopt = ["base", "adopt", "journal", "--volume", "1.0", "--base"];
+    let adopted = run(&[&adopt[..], &["base", "--json"]].concat()).fine().json();
+    assert_eq!((&adopted["order"], &adopted["first_order"]), (&json!(0), &json!(0)), "{adopted}");
+    let told = run(&[&adopt[..], &["base"]].concat()).fine().stdout;
+    assert!(told.contains("base: is the base of volume 1.0") && told.contains("every moment"), "{told}");
+    std::fs::copy(&base, place.path("copy")).unwrap();
+    run(&[&adopt[..], &["copy"]].concat()).failed(1, &["has a base already", "--replace"]);
+    let info = agent(["base", "info", &journal, "--json"]).fine().json();
+    assert_eq!(info["base_id"], adopted["base_id"]);
+    assert!(restored("order:100") == at(100));
+
+    let told =
+        agent(["image", "create", &journal, "there", "--volume", "1.0", "--at", "order:77"]).fine().stdout;
+    assert!(told.starts_with("there: volume 1.0 just after order:77 ("), "{told}");
+    let told = agent(["image", "create", &journal, "last", "--volume", "1.0"]).fine().stdout;
+    assert!(told.contains("order:300 "), "{told}");
+    agent(["image", "create", &journal, "last", "--volume", "1.0"]).failed(1, &["last", "already"]);
+    agent(["image", "create", &journal, "x", "--volume", "1.0", "--at", "order:301"])
+        .failed(1, &["order:301"]);
+    agent(["image", "remove", &journal, "last"]).fine();
+    agent(["image", "remove", &journal, "last"]).failed(1, &["no image last"]);
+    let images = agent(["image", "list", &journal, "--json"]).fine().json_lines();
+    assert_eq!((images.len(), &images[0]["name"]), (1, &json!("there")));
+
+    // Windows, and what is older than those goes into the base.
+    let log = place.log();
+    let stamp = |order: usize| log[order - 1]["timestamp"].as_u64().unwrap();
+    let ago = |order: usize| stamp(300) - stamp(order);
+    let windows = format!("all:{}ns,{}ns:1h", ago(200), ago(200) / 10);
+    let merge = |more: &[&str]| run(&[&["merge", "journal", "--json", "--all"], more].concat());
+    let dry = merge(&["--dry-run", "--schedule", &windows]).fine().json();
+    assert!(dry["windows"] == 0 && dry["due"][0]["entries"].as_u64() > Some(100), "{dry}");
+    assert_eq!(place.log().len(), 300, "nothing was merged");
+    let merged = merge(&["--schedule", &windows]).fine().json();
+    assert!(merged["windows"].as_u64() > Some(3) && merged["schedule"] == dry["schedule"], "{merged}");
+    assert_eq!((&merged["entries_in"], &merged["given_up"]), (&dry["due"][0]["entries"], &json!(0)));
+    assert!(restored("image:there") == at(77) && restored("order:290") == at(290));
+    place.restore("order:76", &["--to", &place.text("restored"), "--force"]).failed(1, &["was merged"]);
+    let keep = format!("all:{}ns", ago(200));
+    let kept = merge(&["--schedule", &keep]).fine().json();
+    assert!(kept["given_up"] == 0 && kept["held_back"].to_string().contains("--base 1.0=FILE"), "{kept}");
+    merge(&["--base", "9.9=base"]).failed(1, &["no volume 9.9"]);
+    let merged = merge(&["--base", "1.0=base"]).fine().json();
+    let rolled = &merged["rolled"][0];
+    assert!(merged["given_up"].as_u64() > Some(100) && rolled["volume"] == "1.0", "{merged}");
+    assert!(rolled["order"].as_u64() > Some(100) && rolled["bytes"].as_u64() > Some(0), "{merged}");
+    assert!(restored("order:290") == at(290));
+    let told = run(&["merge", "journal", "--schedule", "none"]).fine().stdout;
+    assert!(told.contains("schedule none"), "{told}");
+
+    let resize = ["volume", "resize", "journal", "--volume", "1.0", "--primary", "disk", "--sectors"];
+    let told = run(&[&resize[..], &["4096"]].concat()).fine().stdout;
+    assert!(
+        told.contains("4096 sectors (2.00 MiB) from now on") && told.contains("has that size now"),
+        "{told}"
+    );
+    assert_eq!(std::fs::metadata(&disk).unwrap().len(), 2 << 20);
+    run(&[&resize[..], &["0"]].concat()).failed(1, &["sectors, not 0"]);
+    let small = run(&[&resize[..], &["1024", "--json"]].concat()).fine().json();
+    assert_eq!((&small["sectors_before"], &small["sectors"]), (&json!(4096), &json!(1024)), "{small}");
+    assert!(small["primary_fitted"] == true && small["entries"].as_u64() > Some(0), "{small}");
+    let listed = agent(["volume", "list", &journal, "--json"]).fine().json();
+    assert_eq!(listed["sectors"], 1024);
+    place.primary_is("end");
+    assert!(restored("order:290") == at(290));
+
+    let create = ["base", "create", "journal", "--volume", "1.0", "--primary", "disk", "--to", "new"];
+    run(&create).failed(1, &["has a base already", "--replace"]);
+    let create = [&create[..], &["--replace"]].concat();
+    let made = run(&[&create[..], &["--json"]].concat()).fine().json();
+    assert_eq!(made["file"], "new");
+    run(&create).failed(1, &["new", "give --to another name"]);
+    assert_eq!(std::fs::read(&new).unwrap(), std::fs::read(&disk).unwrap());
+    place.restore("end", &["--to", &place.text("restored"), "--force"]).failed(1, &["wrong base"]);
+    for file in ["base", "base.chronoswitch"] {
+        std::fs::rename(place.path(&file.replace("base", "new")), place.path(file)).unwrap();
+    }
+    place.primary_is("end");
+    place.restore("order:290", &["--to", &place.text("restored"), "--force"]).failed(1, &["order:290"]);
+    assert_eq!(place.sound()["gaps"], 0);
+
+    let status = daemon.status();
+    assert!(rests(&status) && status["warnings"] == json!([]), "{status}");
+    // Without its socket there is nobody to ask.
+    let elsewhere = ["--control", "nowhere"];
+    for words in [&["merge", "journal", "--schedule", "all:1h"][..], &["image", "remove", "journal", "there"]]
+    {
+        run(&[words, &elsewhere].concat()).failed(1, &["nowhere", "No such file"]);
+    }
+    assert_eq!(daemon.stop().code, Some(0));
+    assert_eq!(place.last_end(), PreviousEnd::Clean);
+    assert_eq!(place.sound()["gaps"], 0);
+    place.primary_is("end");
+    // Nobody holds it: as ever.
+    agent(["image", "remove", &journal, "there"]).fine();
+}
+
+#[test]
 fn a_stop_in_the_middle_settles_what_is_under_way() {
     let place = Place::new();
     let replay = place.capture(2000, 2);
@@ -338,6 +470,16 @@ fn whatever_comes_over_the_socket_is_answered_and_leaves_the_daemon_alive() {
         (asked("\"command\":\"bookmark-remove\",\"name\":\"none\""), "no bookmark none"),
         (asked(&format!("\"command\":\"resync\",{volume}")), "no volume 9.9"),
         (asked(&format!("\"command\":\"roll-back\",{volume},\"at\":\"end\"")), "no volume 9.9"),
+        (asked(&format!("\"command\":\"base-create\",{volume}")), "no volume 9.9"),
+        (asked(&format!("\"command\":\"base-adopt\",{volume}")), "no volume 9.9"),
+        (asked(&format!("\"command\":\"volume-resize\",{volume},\"sectors\":9")), "no volume 9.9"),
+        (asked("\"command\":\"volume-resize\",\"volume\":\"9.9\",\"sectors\":-1"), "makes no sense"),
+        (asked("\"command\":\"base-adopt\",\"volume\":\"9.9\",\"base\":\"here\""), "not absolute"),
+        (
+            asked("\"command\":\"image-create\",\"name\":\"x\",\"volume\":\"9.9\",\"at\":\"end\""),
+            "no volume 9.9",
+        ),
+        (asked("\"command\":\"image-remove\",\"name\":\"none\""), "no image none"),
         (asked("\"command\":\"replay\",\"arguments\":[\"replay\"],\"folder\":\"/\""), "--capture"),
         (asked("\"command\":\"replay\",\"arguments\":[\"log\",\"j\"],\"folder\":\"/\""), "replay"),
         (asked("\"command\":\"replay\",\"arguments\":[\"replay\"],\"folder\":\"here\""), "not absolute"),

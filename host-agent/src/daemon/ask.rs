@@ -7,7 +7,7 @@ use crate::output::Output;
 use crate::progress::{bar, Unit};
 use crate::status::Status;
 use indicatif::ProgressBar;
-use journal::{Journal, JournalReader};
+use journal::{FileStorage, Journal, JournalReader};
 use serde::de::DeserializeOwned;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -29,6 +29,14 @@ pub fn reach(journal: &Path, owner: &OwnerArguments, writer: &str) -> Result<Rea
             Asking::of_holder(journal, owner, locked).map(Reached::Daemon)
         }
         Err(error) => Err(error.into()),
+    }
+}
+
+/// The daemon of a journal, if it is in use by one.
+pub fn daemon_of(journal: &Path, owner: &OwnerArguments) -> Result<Option<Asking>, Error> {
+    match FileStorage::open_read_only(journal)?.lock_owner() {
+        Some(_) => Asking::connect(journal, owner.control.as_deref()),
+        None => Ok(None),
     }
 }
 

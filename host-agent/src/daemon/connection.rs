@@ -6,15 +6,16 @@ use super::ingest::{self, Listener};
 use super::merging::Asked;
 use super::owner::{Held, Work};
 use super::protocol::{
-    Command, Request, Response, ResyncResult, RollBackResult, PROGRESS_EVERY, REQUEST_BYTES, REQUEST_WITHIN,
-    TAKEN_WITHIN,
+    BasedResult, Command, MergeResult, Request, ResizeResult, Response, ResyncResult, RollBackResult,
+    PROGRESS_EVERY, REQUEST_BYTES, REQUEST_WITHIN, TAKEN_WITHIN,
 };
 use crate::arguments::{Arguments, Replay};
-use crate::bookmark;
 use crate::error::Error;
-use crate::status::MergedStatus;
+use crate::image::named;
+use crate::{base, bookmark, volume};
 use clap::Parser;
 use indicatif::ProgressBar;
+use journal::base::{BaseOptions, Based};
 use journal::merge::MergeOptions;
 use journal::rollback::{RollbackOptions, Target};
 use journal::{Journal, Moment, Schedule};
@@ -28,6 +29,13 @@ use std::time::Instant;
 
 /// Lines of a replay that may wait for a client to take them; more are dropped.
 const WAITING_LINES: usize = 1024;
+
+/// Why what journals something of its own excludes the others.
+const STAMPS: &str =
+    "open ports still deliver records from before what it would journal, and primary must be written \
+                      by one at a time";
+/// Why a copy of primary does.
+const WRITES: &str = "writes that are under way may be in the copy before they are in the journal";
 
 /// Serves it to its end, and gives it back to be closed.
 pub fn serve(stream: UnixStream, desk: &Arc<Desk>) -> UnixStream {
@@ -143,8 +151,21 @@ fn answer(request: Request, client: &mut Client, desk: &Arc<Desk>) -> Answer {
             let removed = desk.ask(move |held| on(held, |journal| bookmark::remove_from(journal, &name)))?;
             value(&client.wait_for(&removed, &ProgressBar::hidden())??)
         }
+        Command::ImageCreate { name, volume, at } => {
+            let moment: Moment = at.parse()?;
+            bookmark::place(&desk.name, moment)?;
+            let file = desk.name.clone();
+            let added = desk.ask_between(move |held| {
+                on(held, |journal| named::add_to(journal, &name, &volume, bookmark::place(&file, moment)?))
+            })?;
+            value(&client.wait_for(&added, &ProgressBar::hidden())??)
+        }
+        Command::ImageRemove { name } => {
+            let removed = desk.ask(move |held| on(held, |journal| Ok(journal.remove_image(&name)?)))?;
+            value(&client.wait_for(&removed, &ProgressBar::hidden())??)
+        }
         Command::Resync { volume, primary, base } => {
-            let turn = turn(client, desk, &format!("a resync of volume {volume}"), wait)?;
+            let turn = turn(client, desk, &format!("a resync of volume {volume}"), STAMPS, wait)?;
             let bar = turn.bar.clone();
             let resynced = desk.ask_between(move |held| {
                 let mut progress = shown_on(&turn.bar);
@@ -159,7 +180,7 @@ fn answer(request: Request, client: &mut Client, desk: &Arc<Desk>) -> Answer {
                 Some(at) => Target::Moment(at.parse()?),
                 None => Target::Undo { discard },
             };
-            let turn = turn(client, desk, &format!("a rollback of volume {volume}"), wait)?;
+            let turn = turn(client, desk, &format!("a rollback of volume {volume}"), STAMPS, wait)?;
             let bar = turn.bar.clone();
             let rolled = desk.ask_between(move |held| {
                 let mut progress = shown_on(&turn.bar);
@@ -174,12 +195,7 @@ fn answer(request: Request, client: &mut Client, desk: &Arc<Desk>) -> Answer {
             value(&RollBackResult(client.wait_for(&rolled, &bar)??))
         }
         Command::Merge { schedule, short, all, bases } => {
-            if let Some((_, relative)) = bases.iter().find(|(_, base)| !base.is_absolute()) {
-                return Err(Error::Misuse(format!(
-                    "{}: the base's name is not absolute",
-                    relative.display()
-                )));
-            }
+            bases.values().try_for_each(|base| whole(base, "base"))?;
             if let Some(schedule) = schedule {
                 let schedule: Schedule = schedule.parse().map_err(Error::Misuse)?;
                 let set =
@@ -189,11 +205,52 @@ fn answer(request: Request, client: &mut Client, desk: &Arc<Desk>) -> Answer {
             let (tell, told) = sync_channel(1);
             let bases = bases.into_iter().collect();
             desk.send(Work::Merge(Asked::new(MergeOptions { short, freeing_only: !all, bases }, tell)))?;
-            value(&MergedStatus::from(&client.wait_for(&told, &ProgressBar::hidden())??))
+            value(&MergeResult::from(&client.wait_for(&told, &ProgressBar::hidden())??))
+        }
+        Command::BaseAdopt { volume, base, replace } => {
+            whole(&base, "base")?;
+            // What was copied there a moment ago takes long to be durable, and nothing need wait for that. Should it
+            // fail, it does so again below, and is said there.
+            let (tell, told) = sync_channel(1);
+            let desk = Arc::clone(desk);
+            beside("base", move || {
+                drop(std::fs::File::open(&base).and_then(|file| file.sync_all()));
+                let adopted = desk.call_between(move |held| {
+                    on(held, |journal| Ok(journal.adopt_base(&volume, &base, replace)?))
+                });
+                drop(tell.send(adopted.flatten()));
+            })?;
+            value(&BasedResult(client.wait_for(&told, &ProgressBar::hidden())??))
+        }
+        Command::BaseCreate { volume, primary, base, replace } => {
+            whole(&primary, "primary storage")?;
+            whole(&base, "base")?;
+            let turn = turn(client, desk, &format!("a base of volume {volume}"), WRITES, wait)?;
+            let bar = turn.bar.clone();
+            let (tell, told) = sync_channel(1);
+            let desk = Arc::clone(desk);
+            beside("base", move || {
+                let made = create_base(&desk, &turn, volume, primary, base, replace);
+                drop(turn);
+                drop(tell.send(made));
+            })?;
+            value(&BasedResult(client.wait_for(&told, &bar)??))
+        }
+        Command::VolumeResize { volume, sectors, primary } => {
+            primary.iter().try_for_each(|primary| whole(primary, "primary storage"))?;
+            let turn = turn(client, desk, &format!("a resize of volume {volume}"), STAMPS, wait)?;
+            let bar = turn.bar.clone();
+            let file = desk.name.clone();
+            let resized = desk.ask_between(move |held| {
+                let done = resize(held, &file, &volume, sectors, primary.as_deref());
+                drop(turn);
+                done
+            })?;
+            value(&client.wait_for(&resized, &bar)??)
         }
         Command::Replay { arguments, folder } => {
             let replay = parse_replay(arguments, &folder)?;
-            let turn = turn(client, desk, &replaying(&replay), wait)?;
+            let turn = turn(client, desk, &replaying(&replay), STAMPS, wait)?;
             let bar = turn.bar.clone();
             let (tell, told) = sync_channel(WAITING_LINES);
             ingest::start(desk, turn, replay, Listener::Client(tell))?;
@@ -206,6 +263,63 @@ fn answer(request: Request, client: &mut Client, desk: &Arc<Desk>) -> Answer {
                 }
             }
         }
+    }
+}
+
+/// On a thread of its own: what takes long, and goes on when the client has gone.
+fn beside(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), Error> {
+    let started = std::thread::Builder::new().name(name.to_owned()).spawn(work);
+    started.map(drop).map_err(|e| Error::Failed(format!("starting a thread: {e}")))
+}
+
+/// In three steps: the copy takes long, and bookmarks, say, go on meanwhile. Nothing is ingested: the turn is taken.
+fn create_base(
+    desk: &Desk,
+    turn: &Turn,
+    volume: String,
+    primary: PathBuf,
+    to: PathBuf,
+    replace: bool,
+) -> Result<Based, Error> {
+    let copy = desk.call_between(move |held| {
+        on(held, |journal| {
+            let options = BaseOptions { volume: &volume, primary: &primary, base: &to, replace };
+            let mut copy = journal.begin_base(&options).map_err(base::explained)?;
+            // Merging goes on during the copy.
+            copy.settle()?;
+            Ok(copy)
+        })
+    })??;
+    let copied = copy.copy(&mut shown_on(&turn.bar))?;
+    // The ports are closed: the journal has everything that the copy may hold.
+    desk.call_between(move |held| {
+        on(held, |journal| journal.finish_base(copied, 0).map_err(base::explained))
+    })?
+}
+
+fn resize(
+    held: &mut Held,
+    file: &Path,
+    volume: &str,
+    sectors: u64,
+    primary: Option<&Path>,
+) -> Result<ResizeResult, Error> {
+    let before = held.journal()?.end().order;
+    let resized = match on(held, |journal| Ok(journal.resize(volume, sectors, primary)?)) {
+        Ok(resized) => resized,
+        Err(error) => {
+            held.give_up_own(before);
+            return Err(error);
+        }
+    };
+    Ok(ResizeResult { resized, primary: volume::fit(file, volume, primary)? })
+}
+
+/// A name means something only in a folder, and the daemon's is another than the client's.
+fn whole(file: &Path, what: &str) -> Result<(), Error> {
+    match file.is_absolute() {
+        true => Ok(()),
+        false => Err(Error::Misuse(format!("{}: the {what}'s name is not absolute", file.display()))),
     }
 }
 
@@ -224,7 +338,7 @@ fn shown_on(bar: &ProgressBar) -> impl FnMut(u64, u64) + use<> {
 }
 
 /// The turn, at once or, if that was asked for, when what runs has ended.
-fn turn(client: &mut Client, desk: &Arc<Desk>, what: &str, wait: bool) -> Result<Turn, Error> {
+fn turn(client: &mut Client, desk: &Arc<Desk>, what: &str, why: &str, wait: bool) -> Result<Turn, Error> {
     loop {
         let running = match desk.begin(what) {
             Ok(turn) => return Ok(turn),
@@ -233,9 +347,8 @@ fn turn(client: &mut Client, desk: &Arc<Desk>, what: &str, wait: bool) -> Result
         };
         if !wait {
             return Err(Error::Failed(format!(
-                "{}: {running} is under way in the daemon, and {what} can't run beside it: open ports still deliver \
-                 records from before what it would journal, and primary must be written by one at a time. Try again \
-                 when it has ended, or wait for that with --wait",
+                "{}: {running} is under way in the daemon, and {what} can't run beside it: {why}. Try again when it \
+                 has ended, or wait for that with --wait",
                 desk.name.display()
             )));
         }

@@ -154,7 +154,8 @@ impl Lease {
     ) -> Result<Self, Error> {
         // What can't be meant is refused before a session begins.
         let tables = desk.call(|held| held.journal().map(|journal| journal.tables().clone()))??;
-        let sectors = JournalReader::open(&replay.journal)?.sectors_now()?;
+        // By its own name for it: the command line's is relative to another folder.
+        let sectors = JournalReader::open(&desk.name)?.sectors_now()?;
         let volumes = replay::volumes(replay, primaries, &tables, &sectors)?;
         let ports = replay::ports(replay);
         let open = Arc::clone(session);

@@ -24,8 +24,10 @@ mod merging;
 mod owner;
 mod protocol;
 
-pub use ask::{absolute_name, reach, replay, status, Reached};
-pub use protocol::{Bookmarked, Command, ResyncResult, RollBackResult};
+pub use ask::{absolute_name, daemon_of, reach, replay, status, Reached};
+pub use protocol::{
+    BasedResult, Bookmarked, Command, MergeResult, ResizeResult, ResyncResult, RollBackResult,
+};
 
 use crate::arguments::{Arguments, Replay, Size, VolumeFile};
 use crate::error::Error;

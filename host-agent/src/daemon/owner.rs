@@ -112,6 +112,15 @@ impl Held {
         let _ = self.change(false, |storage| Journal::open_ports_closed_on(storage, WRITER));
     }
 
+    /// What began to journal entries of its own behind `order` failed: in a later session they are known to be nobody's.
+    pub fn give_up_own(&mut self, order: u64) {
+        let has = self.journal.as_ref().is_some_and(|journal| journal.end().order > order);
+        if has && !self.is_full() {
+            // If it fails, the daemon ends and says so.
+            let _ = self.rest();
+        }
+    }
+
     fn rest(&mut self) -> Result<Durable, Error> {
         self.change(true, |storage| Journal::open_ports_closed_on(storage, WRITER))
     }

@@ -2,6 +2,11 @@
 //! describes it for others.
 
 use crate::error::Error;
+use crate::status::MergedStatus;
+use crate::volume::Fitted;
+use journal::base::{Based, Position};
+use journal::merge::{Merged, RolledBase};
+use journal::resize::Resized;
 use journal::resync::Resynced;
 use journal::rollback::RolledBack;
 use serde::{Deserialize, Serialize};
@@ -103,6 +108,52 @@ pub enum Command {
         #[serde(default)]
         bases: BTreeMap<String, PathBuf>,
     },
+    /// Names an image.
+    ImageCreate {
+        /// The name.
+        name: String,
+        /// Name of the volume.
+        volume: String,
+        /// `end`, `order:N`, ns since 1970, or RFC 3339.
+        at: String,
+    },
+    /// Forgets a named image.
+    ImageRemove {
+        /// The name.
+        name: String,
+    },
+    /// Takes over an image as a volume's base.
+    BaseAdopt {
+        /// Name of the volume.
+        volume: String,
+        /// The image.
+        base: PathBuf,
+        /// The volume has another base already, and loses it.
+        #[serde(default)]
+        replace: bool,
+    },
+    /// Makes a base from primary.
+    BaseCreate {
+        /// Name of the volume.
+        volume: String,
+        /// Its primary storage.
+        primary: PathBuf,
+        /// The base to make.
+        base: PathBuf,
+        /// The volume has another base already, and loses it.
+        #[serde(default)]
+        replace: bool,
+    },
+    /// Journals that a volume has another size, and fits primary.
+    VolumeResize {
+        /// Name of the volume.
+        volume: String,
+        /// Its new size.
+        sectors: u64,
+        /// Its primary storage.
+        #[serde(default)]
+        primary: Option<PathBuf>,
+    },
     /// Replays captures into the journal.
     Replay {
         /// The command line behind `host-agent`: `replay --capture …`.
@@ -187,6 +238,133 @@ pub struct ResyncResult(#[serde(with = "ResyncedFields")] pub Resynced);
 #[serde(transparent)]
 pub struct RollBackResult(#[serde(with = "RolledBackFields")] pub RolledBack);
 
+/// What merging did, as the one who asked for it tells.
+#[derive(Serialize, Deserialize)]
+pub struct MergeResult {
+    #[serde(flatten)]
+    done: MergedStatus,
+    #[serde(default)]
+    rolled: Vec<RolledFields>,
+}
+
+/// [`RolledBase`], over the socket.
+#[derive(Serialize, Deserialize)]
+struct RolledFields {
+    volume: String,
+    to: (u64, u64),
+    bytes: u64,
+}
+
+impl From<&Merged> for MergeResult {
+    fn from(merged: &Merged) -> Self {
+        let rolled = merged.rolled.iter().map(|base| RolledFields {
+            volume: base.volume.clone(),
+            to: base.to,
+            bytes: base.bytes,
+        });
+        Self { done: merged.into(), rolled: rolled.collect() }
+    }
+}
+
+impl From<MergeResult> for Merged {
+    fn from(MergeResult { done, rolled }: MergeResult) -> Self {
+        let rolled =
+            rolled.into_iter().map(|RolledFields { volume, to, bytes }| RolledBase { volume, to, bytes });
+        Self {
+            steps: done.steps,
+            windows: done.windows,
+            entries_in: done.entries_in,
+            bytes_in: done.bytes_in,
+            entries_out: done.entries_out,
+            bytes_out: done.bytes_out,
+            segments_freed: done.segments_freed,
+            segments_written: done.segments_written,
+            given_up: done.given_up,
+            bytes_rolled: done.bytes_rolled,
+            rolled: rolled.collect(),
+            held_back: done.held_back,
+        }
+    }
+}
+
+/// [`Based`], over the socket.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Based")]
+struct BasedFields {
+    #[serde(with = "identity")]
+    base_id: [u8; 16],
+    #[serde(with = "PositionFields")]
+    position: Position,
+    #[serde(with = "some_position")]
+    replaced: Option<Position>,
+    known: bool,
+}
+
+/// [`Position`], over the socket.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Position")]
+struct PositionFields {
+    order: (u64, u64),
+    rolling: (u64, u64),
+}
+
+/// In hexadecimal.
+mod identity {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(id: &[u8; 16], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&super::super::hexadecimal(id))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[u8; 16], D::Error> {
+        let text = String::deserialize(deserializer)?;
+        match u128::from_str_radix(&text, 16) {
+            Ok(id) if text.len() == 32 => Ok(id.to_be_bytes()),
+            _ => Err(serde::de::Error::custom("no identity of 32 hexadecimal digits")),
+        }
+    }
+}
+
+mod some_position {
+    use super::{Position, PositionFields};
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    struct One(#[serde(with = "PositionFields")] Position);
+
+    pub fn serialize<S: Serializer>(value: &Option<Position>, serializer: S) -> Result<S::Ok, S::Error> {
+        value.map(One).serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Position>, D::Error> {
+        Ok(Option::<One>::deserialize(deserializer)?.map(|One(position)| position))
+    }
+}
+
+/// [`Resized`], over the socket.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Resized")]
+struct ResizedFields {
+    before: u64,
+    after: u64,
+    entries: u64,
+}
+
+/// A base that was made or taken over.
+#[derive(Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct BasedResult(#[serde(with = "BasedFields")] pub Based);
+
+/// What a resize did.
+#[derive(Serialize, Deserialize)]
+pub struct ResizeResult {
+    /// To the journal.
+    #[serde(flatten, with = "ResizedFields")]
+    pub resized: Resized,
+    /// To primary.
+    pub primary: Fitted,
+}
+
 impl Request {
     /// The request in a line, or what is wrong with it.
     pub fn parse(line: &[u8]) -> Result<Self, String> {
@@ -259,6 +437,32 @@ mod tests {
         };
         let text = serde_json::to_string(&RollBackResult(done)).unwrap();
         assert_eq!(serde_json::from_str::<RollBackResult>(&text).unwrap().0, done);
+        let done = Merged {
+            steps: 1,
+            windows: 2,
+            entries_in: 3,
+            bytes_in: 4,
+            entries_out: 5,
+            bytes_out: 6,
+            segments_freed: 7,
+            segments_written: 8,
+            given_up: 9,
+            bytes_rolled: 10,
+            rolled: vec![RolledBase { volume: "1.0".into(), to: (11, 12), bytes: 13 }],
+            held_back: vec!["x".into()],
+        };
+        let text = serde_json::to_string(&MergeResult::from(&done)).unwrap();
+        assert_eq!(Merged::from(serde_json::from_str::<MergeResult>(&text).unwrap()), done);
+        let position = Position { order: (1, 2), rolling: (3, 4) };
+        for replaced in [None, Some(position)] {
+            let done = Based { base_id: [0x0a; 16], position, replaced, known: true };
+            let text = serde_json::to_string(&BasedResult(done)).unwrap();
+            assert_eq!(serde_json::from_str::<BasedResult>(&text).unwrap().0, done);
+        }
+        let resized = Resized { before: 1, after: 2, entries: 3 };
+        let text = serde_json::to_string(&ResizeResult { resized, primary: Fitted::ByHand }).unwrap();
+        assert_eq!(text, r#"{"before":1,"after":2,"entries":3,"primary":"by-hand"}"#);
+        assert_eq!(serde_json::from_str::<ResizeResult>(&text).unwrap().resized, resized);
         let done = Resynced { compared: 1, differed: 2, entries: 3, closed: 4 };
         let text = serde_json::to_string(&ResyncResult(done)).unwrap();
         assert_eq!(serde_json::from_str::<ResyncResult>(&text).unwrap().0, done);

@@ -1,7 +1,7 @@
 //! `host-agent image`: a volume as it was at a moment, as a disk or by name.
 
 mod export;
-mod named;
+pub mod named;
 mod pointed;
 mod scratch;
 mod stop;

@@ -1,8 +1,12 @@
 //! `host-agent image create`, `list` and `remove`: images with a name, whose moments merging keeps.
 
+use crate::arguments::OwnerArguments;
+use crate::bookmark::place;
+use crate::daemon::{self, Bookmarked, Reached};
 use crate::error::Error;
 use crate::output::Output;
 use clap::Args;
+use indicatif::ProgressBar;
 use journal::{rfc3339, Journal, JournalReader, Moment, When};
 use serde::Serialize;
 use std::path::PathBuf;
@@ -22,6 +26,9 @@ pub struct Create {
     /// The moment: order:N, RFC 3339, -15m, bookmark:NAME, image:NAME, ns since 1970, end
     #[arg(long, value_name = "WHEN", default_value = "end", allow_hyphen_values = true)]
     pub at: When,
+    /// Control socket of the daemon that holds the journal; JOURNAL.sock if not given
+    #[arg(long, value_name = "SOCKET")]
+    pub control: Option<PathBuf>,
 }
 
 /// `image list`.
@@ -44,6 +51,9 @@ pub struct Remove {
     /// The name
     #[arg(value_name = "NAME")]
     pub name: String,
+    /// Control socket of the daemon that holds the journal; JOURNAL.sock if not given
+    #[arg(long, value_name = "SOCKET")]
+    pub control: Option<PathBuf>,
 }
 
 /// One image, as `--json` prints it. The field names are an interface: add, don't change.
@@ -62,7 +72,7 @@ const WRITER: &str = concat!("host-agent ", env!("CARGO_PKG_VERSION"), " image")
 
 /// Runs `image create`.
 pub fn create(arguments: &Create) -> Result<(), Error> {
-    let Create { journal: path, name, volume, at } = arguments;
+    let Create { journal: path, name, volume, at, control } = arguments;
     // What can't be meant is refused before the journal is opened for writing: that would leave a session in it.
     let reader = JournalReader::open(path)?;
     if reader.tables().image(name).is_ok() {
@@ -71,21 +81,40 @@ pub fn create(arguments: &Create) -> Result<(), Error> {
     }
     reader.tables().volume(volume)?;
     let moment = at.resolve(reader.tables())?;
-    let (order, timestamp) = reader.entry_at(moment)?;
     drop(reader);
-    let mut owned = Journal::open_ports_closed(path, WRITER)?;
-    // `end` is what the owner finds, not what the reader found before it.
-    let (order, timestamp) = match moment {
-        Moment::End => (owned.end().order, owned.end().timestamp),
-        _ => (order, timestamp),
-    };
-    let made = owned.add_image(name, volume, order, timestamp);
-    let closed = owned.close();
-    made?;
-    closed?;
+    let place = place(path, moment)?;
+    let Bookmarked { order, timestamp } =
+        match daemon::reach(path, &OwnerArguments::at(control.as_ref()), WRITER)? {
+            Reached::Own(mut owned) => {
+                let made = add_to(&mut owned, name, volume, place);
+                let closed = owned.close();
+                let made = made?;
+                closed?;
+                made
+            }
+            Reached::Daemon(mut asking) => {
+                let (name, volume, at) = (name.clone(), volume.clone(), moment.to_string());
+                asking.ask(daemon::Command::ImageCreate { name, volume, at }, &ProgressBar::hidden())?
+            }
+        };
     let mut output = Output::new();
     output.line(format!("{name}: volume {volume} just after order:{order} ({})", rfc3339(timestamp)))?;
     output.finish()
+}
+
+/// Names it, durably. `None`: at the end, which is what the owner finds, not what a reader found before it.
+pub fn add_to(
+    journal: &mut Journal,
+    name: &str,
+    volume: &str,
+    place: Option<Bookmarked>,
+) -> Result<Bookmarked, Error> {
+    // What it names first: an image of entries that a crash takes would be another later.
+    journal.sync()?;
+    let end = journal.end();
+    let added = place.unwrap_or(Bookmarked { order: end.order, timestamp: end.timestamp });
+    journal.add_image(name, volume, added.order, added.timestamp)?;
+    Ok(added)
 }
 
 /// Runs `image list`.
@@ -121,10 +150,17 @@ pub fn list(arguments: &List) -> Result<(), Error> {
 
 /// Runs `image remove`.
 pub fn remove(arguments: &Remove) -> Result<(), Error> {
+    let Remove { journal, name, control } = arguments;
     // Looked for first: opening the journal for nothing would leave a session in it.
-    JournalReader::open(&arguments.journal)?.tables().image(&arguments.name)?;
-    let mut journal = Journal::open_ports_closed(&arguments.journal, WRITER)?;
-    journal.remove_image(&arguments.name)?;
-    journal.close()?;
-    Ok(())
+    JournalReader::open(journal)?.tables().image(name)?;
+    match daemon::reach(journal, &OwnerArguments::at(control.as_ref()), WRITER)? {
+        Reached::Own(mut owned) => {
+            owned.remove_image(name)?;
+            owned.close()?;
+            Ok(())
+        }
+        Reached::Daemon(mut asking) => {
+            asking.ask(daemon::Command::ImageRemove { name: name.clone() }, &ProgressBar::hidden())
+        }
+    }
 }

@@ -96,7 +96,8 @@ impl Journal {
         // Of a session that didn't end in order no answer comes any more, and its gap may not be written yet.
         let ended_before = if self.chain.gap_pending { self.opened.session } else { 0 };
         let unfinished = Unfinished::new(options.base)?;
-        Ok(BaseCopy { volume, reader, ended_before, primary, primary_name, unfinished })
+        let settled = Settled::Read { reader: Box::new(reader), ended_before };
+        Ok(BaseCopy { volume, settled, primary, primary_name, unfinished })
     }
 
     /// Makes what was copied the volume's base. Everything is durable on return.
@@ -120,6 +121,17 @@ impl Journal {
         let reader = JournalReader::open_on(Arc::clone(&self.storage))?;
         if row.base_id != volume.base_id || sizes_of(&reader, &row)?.now() != volume.sectors {
             let what = format!("volume {} got another base or size while it was copied", volume.name());
+            return Err(Error::Invalid(what));
+        }
+        // Merging may have gone on meanwhile: what was given up and isn't in the copy would be missing.
+        let first = first_order(&self.head.superblock);
+        if order.0 + 1 < first {
+            let what = format!(
+                "history before order:{first} was given up while volume {} was copied, and the copy holds only what \
+                 was written up to {}; make it again",
+                volume.name(),
+                at(order)
+            );
             return Err(Error::Invalid(what));
         }
         let rolling = entry_at(&reader, Moment::End)?;
@@ -248,11 +260,20 @@ fn random_id(name: &str) -> Result<[u8; 16], Error> {
 /// See [`Journal::begin_base`].
 pub struct BaseCopy {
     volume: Volume,
-    reader: JournalReader,
-    ended_before: u64,
+    settled: Settled,
     primary: File,
     primary_name: String,
     unfinished: Unfinished,
+}
+
+/// Up to where everything had been settled before the first read.
+enum Settled {
+    /// It has to be read from the journal.
+    Read {
+        reader: Box<JournalReader>,
+        ended_before: u64,
+    },
+    Known((u64, u64)),
 }
 
 /// A copy that is durable under a temporary name. Dropped, it is gone.
@@ -263,10 +284,22 @@ pub struct Copied {
 }
 
 impl BaseCopy {
+    /// Reads from the journal what the copy needs of it; [`BaseCopy::copy`] does it, unless it has been done. The
+    /// owner's own reader holds nothing of the journal: where its owner merges during the copy, this comes first.
+    pub fn settle(&mut self) -> Result<(), Error> {
+        if let Settled::Read { reader, ended_before } = &self.settled {
+            self.settled = Settled::Known(settled(reader, &self.volume, *ended_before)?);
+        }
+        Ok(())
+    }
+
     /// Copies primary, sparsely. `progress` hears of bytes done, and of how many there are.
     pub fn copy(self, progress: &mut dyn FnMut(u64, u64)) -> Result<Copied, Error> {
         // Before the first read: what is settled now every read sees.
-        let order = settled(&self.reader, &self.volume, self.ended_before)?;
+        let order = match &self.settled {
+            Settled::Known(order) => *order,
+            Settled::Read { reader, ended_before } => settled(reader, &self.volume, *ended_before)?,
+        };
         let total = self.volume.bytes();
         let unfinished = self.unfinished;
         let mut out = SparseImage::new(&unfinished.file, &unfinished.name, total)?;

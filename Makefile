@@ -1,7 +1,7 @@
 # Chronoswitch. `make run` shows what it does; `make test` proves it. Each installs what it needs: system
 # packages by name, Python tools into .tools, crates by cargo.
 
-.PHONY: run test lint rust-test verilog synth bench kill-test clean tools system-packages
+.PHONY: run test lint rust-test verilog synth bench kill-test journal-exhaustive clean tools system-packages
 
 # Simulation in a debug build is far too slow to be of use.
 CARGO := cargo
@@ -57,6 +57,7 @@ bench: system-packages
 	$(CARGO) run $(RELEASE) --quiet --package journal --example append_speed -- build
 	$(CARGO) run $(RELEASE) --quiet --package journal --example map_speed -- build
 	$(CARGO) run $(RELEASE) --quiet --package journal --example merge_speed -- build
+	$(CARGO) run $(RELEASE) --quiet --package journal --example rollback_speed -- build
 	@tools/system-packages.sh nbdkit:nbdkit fio:fio
 	$(CARGO) build $(RELEASE) --quiet --package nbd --examples
 	$(CARGO) run $(RELEASE) --quiet --package nbd --example request_speed -- build
@@ -67,6 +68,11 @@ bench: system-packages
 # The agent killed at 50 random moments of a replay; CI runs fewer.
 kill-test: system-packages
 	CHRONO_KILLS=50 $(CARGO) test $(RELEASE) --package system-tests --test kill -- --nocapture
+
+# The journal's random worlds at length, every write torn at every sector, every byte flipped; CI runs a sample of each.
+journal-exhaustive: system-packages
+	CHRONO_SEEDS=100000 $(CARGO) test $(RELEASE) --package journal --test any_moment --test merge --test resize -- --nocapture
+	CHRONO_EVERY=1 $(CARGO) test $(RELEASE) --package journal --test merge --test verify_merged -- --nocapture
 
 # The NBD server with the clients that people have: libnbd, QEMU, fio.
 .PHONY: nbd-clients

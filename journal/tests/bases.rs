@@ -7,6 +7,7 @@ mod faulty_storage;
 use faulty_storage::FaultyStorage;
 use journal::base::{look, BaseOptions, Position, Rolling};
 use journal::image::{Backing, Image};
+use journal::merge::MergeOptions;
 use journal::{
     CreateOptions, Delivered, Error, Journal, JournalReader, Moment, OwnedRecord, Port, PortKind, Storage,
     Volume,
@@ -739,4 +740,41 @@ fn a_base_is_taken_over_from_before_the_first_write_or_by_its_label() {
         .filter(|name| name.contains("another"))
         .collect();
     assert!(names.is_empty(), "nothing is left: {names:?}");
+}
+
+#[test]
+fn what_is_given_up_during_a_copy_is_missed() {
+    let mut world = World::new(77);
+    let settled = |world: &mut World, steps: usize| {
+        (0..steps).for_each(|_| world.step());
+        while !world.unanswered.is_empty() {
+            world.answer();
+        }
+    };
+    settled(&mut world, 100);
+    let (primary, base) = (world.path("primary"), world.path("base"));
+    let (first, second) = (world.path("first"), world.path("second"));
+    std::fs::write(&second, vec![0; 64 * 512]).unwrap();
+    world.journal().adopt_base(NAME, &first, false).unwrap();
+    world.journal().adopt_base("3.1", &second, false).unwrap();
+    let options = world.copy_options(&primary, &base);
+    let mut copy = world.journal().begin_base(&options).unwrap();
+    copy.settle().unwrap();
+    settled(&mut world, 300);
+    let journal = world.journal();
+    journal.sync().unwrap();
+    journal.set_schedule(&"all:100us".parse().unwrap()).unwrap();
+    let bases = vec![(NAME.to_owned(), first), ("3.1".to_owned(), second)];
+    let merging = MergeOptions { short: false, freeing_only: false, bases };
+    let merged = journal.merge(&merging, &mut |_| {}).unwrap();
+    assert!(merged.given_up > 100, "{merged:?}");
+    let copied = copy.copy(&mut |_, _| {}).unwrap();
+    let last = world.number;
+    let text = message(world.journal().finish_base(copied, last));
+    assert!(text.contains("was given up while volume 3.0 was copied"), "{text}");
+    // Made again it is the base.
+    let copied = world.journal().begin_base(&options).unwrap().copy(&mut |_, _| {}).unwrap();
+    world.journal().finish_base(copied, last).unwrap();
+    let end = open(&world.storage, &base, Moment::End).unwrap();
+    assert!(read(&end).unwrap() == std::fs::read(&primary).unwrap());
 }

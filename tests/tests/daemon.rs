@@ -350,6 +350,15 @@ fn what_needs_the_owner_goes_through_a_daemon_at_rest() {
     assert!(merged["given_up"].as_u64() > Some(100) && rolled["volume"] == "1.0", "{merged}");
     assert!(rolled["order"].as_u64() > Some(100) && rolled["bytes"].as_u64() > Some(0), "{merged}");
     assert!(restored("order:290") == at(290));
+    // A daemon may know the base that the command line doesn't name.
+    assert_eq!(daemon.stop().code, Some(0));
+    let kept = merge(&["--schedule", &format!("all:{}ns", ago(250))]).fine().json();
+    assert!(kept["held_back"].to_string().contains("--base 1.0=FILE"), "{kept}");
+    let daemon = Daemon::start(&place.path("journal"), ["--base", &format!("1.0={base}")]);
+    let merged = merge(&[]).fine().json();
+    assert_eq!(merged["held_back"], json!([]), "{merged}");
+    assert!(daemon.status()["merging"]["last"]["given_up"].as_u64() > Some(0), "{merged}");
+    assert!(restored("order:290") == at(290));
     let told = run(&["merge", "journal", "--schedule", "none"]).fine().stdout;
     assert!(told.contains("schedule none"), "{told}");
 

@@ -356,9 +356,7 @@ type Syncing = JoinHandle<(Commit, Result<(), Error>)>;
 struct Piece {
     entry: EntryHeader,
     offset: u64,
-    /// The part of it that differs counts.
     data: Vec<u8>,
-    range: Range<usize>,
 }
 
 struct Work<'a> {
@@ -434,7 +432,8 @@ impl Work<'_> {
         wanted: (Vec<u8>, Range<usize>),
         done: &mut RolledBack,
     ) -> Result<(), Error> {
-        let after = &wanted.0[wanted.1.clone()];
+        let (wanted, range) = wanted;
+        let after = &wanted[range];
         let kind = entry_kind(self.image.volume());
         let payload = match kind {
             Kind::Before => [before, &[]],
@@ -456,7 +455,9 @@ impl Work<'_> {
         done.entries += 1;
         done.written += after.len() as u64;
         self.bytes += after.len();
-        self.waiting.push(Piece { entry: header, offset: at, data: wanted.0, range: wanted.1 });
+        // What waits is bounded by its bytes: a piece that differs in one sector keeps no more than that.
+        let data = if after.len() == wanted.len() { wanted } else { after.to_vec() };
+        self.waiting.push(Piece { entry: header, offset: at, data });
         Ok(())
     }
 
@@ -483,9 +484,8 @@ impl Work<'_> {
         self.journal.finish_commit(begun, synced)?;
         let (name, primary) = self.primary;
         let mut written: Option<Range<u64>> = None;
-        for Piece { entry, offset, data, range } in pieces {
-            let data = &data[range];
-            primary.write_all_at(data, offset).map_err(|e| {
+        for Piece { entry, offset, data } in pieces {
+            primary.write_all_at(&data, offset).map_err(|e| {
                 Error::io(name, format!("writing {} bytes at offset {offset}", data.len()), e)
             })?;
             let (from, end) = (offset, offset + data.len() as u64);

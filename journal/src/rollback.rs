@@ -131,7 +131,7 @@ impl Journal {
         }
         let total = extents.iter().map(|(_, bytes)| bytes).sum();
         let (name, file) = &primary;
-        std::thread::scope(|scope| {
+        let ended = std::thread::scope(|scope| {
             // Pieces are read and compared ahead, beside journaling and writing those before: no two of them overlap.
             let (sender, compared) = mpsc::sync_channel(READ_AHEAD);
             scope.spawn(|| read_ahead(&image, (name, file), &extents, piece_bytes, sender));
@@ -142,7 +142,11 @@ impl Journal {
                 progress(done.compared, total);
             }
             Ok::<(), Error>(())
-        })?;
+        });
+        if let Err(error) = ended {
+            work.end_sync();
+            return Err(error);
+        }
         work.write()?;
         work.write_journaled()?;
         work.settle()?;
@@ -475,10 +479,22 @@ impl Work<'_> {
         Ok(())
     }
 
+    /// Waits for a sync that runs beside, whatever else failed: if it fails too the owner has to know, for the next one
+    /// may report success for what this one lost.
+    fn end_sync(&mut self) {
+        let Some((syncing, _)) = self.syncing.take() else { return };
+        match syncing.join() {
+            // A failure stops the owner; the error that ended the rollback is the one to tell.
+            Ok((begun, synced)) => drop(self.journal.finish_commit(begun, synced)),
+            Err(_) => self.journal.stopped = true,
+        }
+    }
+
     /// Waits until what began to be made durable is, and writes it; the device may begin with it.
     fn write_journaled(&mut self) -> Result<(), Error> {
         let Some((syncing, pieces)) = self.syncing.take() else { return Ok(()) };
         let Ok((begun, synced)) = syncing.join() else {
+            self.journal.stopped = true;
             return Err(Error::Invalid("the thread that makes the journal durable has panicked".into()));
         };
         self.journal.finish_commit(begun, synced)?;

@@ -18,10 +18,10 @@ use layout::journal_file::{
     IndexRow, MergedWindow, NoteRow, Portion, SealHeader, BATCH_HEADER_BYTES, BLOCK_BYTES, PAYLOAD_ALIGN,
 };
 use std::collections::HashMap;
-use zerocopy::FromBytes;
+use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 /// A write to the volume, small enough that ten million of them fit in memory.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Write {
     /// First sector << 16 | sectors.
     extent: u64,
@@ -45,8 +45,6 @@ pub(crate) mod mark {
     pub const DROPPED: u8 = 1 << 3;
     /// It doesn't hold the image that is wanted.
     pub const NO_IMAGE: u8 = 1 << 4;
-    /// It lies past the volume's end.
-    pub const OUTSIDE: u8 = 1 << 5;
     /// With [`super::Wanted::Each`]: it holds the image before.
     pub const HAS_BEFORE: u8 = 1 << 6;
     /// With [`super::Wanted::Each`]: it holds the image after.
@@ -218,11 +216,22 @@ pub(crate) fn read_each(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Vec<Found>, Error> {
     let mut gather = Gather::new(reader, volumes, span);
-    for source in reader.sources()? {
-        let part = source.load(reader)?;
+    let mut take = |part: Part| {
         gather.part(&part, payloads)?;
         progress(gather.entries, reader.summary().order);
-    }
+        Ok(())
+    };
+    let sources = reader.sources()?;
+    let (at_once, ahead) = sources.split_at(sources.len().min(LOADED_AT_ONCE));
+    at_once.iter().try_for_each(|source| take(source.load(reader)?))?;
+    std::thread::scope(|scope| {
+        let (send, parts) = std::sync::mpsc::sync_channel(PARTS_AHEAD);
+        if !ahead.is_empty() {
+            // Ends as soon as nobody wants more.
+            scope.spawn(move || ahead.iter().map(|source| source.load(reader)).try_for_each(|part| send.send(part)));
+        }
+        parts.into_iter().try_for_each(|part| take(part?))
+    })?;
     gather.finish(payloads)
 }
 
@@ -284,6 +293,11 @@ impl PartSource {
         }
     }
 }
+
+/// Parts that a thread of their own isn't worth it for.
+const LOADED_AT_ONCE: usize = 2;
+/// Parts that are loaded before they are asked for: some 10 MiB of rows.
+const PARTS_AHEAD: usize = 8;
 
 /// Writes that room is reserved for at once.
 const MOST_RESERVED: u64 = 1 << 26;
@@ -558,25 +572,28 @@ impl<'a> Gather<'a> {
         let mut all = std::mem::take(&mut self.found);
         for (which, found) in all.iter_mut().enumerate() {
             let sizes = &found.sizes;
-            for write in &mut found.writes {
+            let smallest = sizes.smallest();
+            let single = matches!(self.span.wanted, Wanted::After | Wanted::Before);
+            let (before, mut outside) = (found.writes.len(), None);
+            // Past the end nothing can have been executed, whatever became of the answer.
+            found.writes.retain_mut(|write| {
                 if write.marks() & mark::DROPPED != 0 {
-                    continue;
+                    return false;
                 }
-                if write.end() > self.size_for(write, sizes) {
+                if write.end() > smallest && write.end() > self.size_for(write, sizes) {
                     if write.marks() & mark::DOUBTFUL == 0 {
-                        return Err(self.outside(which, write, sizes));
+                        outside.get_or_insert(*write);
                     }
-                    write.set(mark::OUTSIDE);
+                    return false;
                 }
-                let marks = write.marks();
-                let single = matches!(self.span.wanted, Wanted::After | Wanted::Before);
-                if single && marks & (mark::NO_IMAGE | mark::OUTSIDE) == mark::NO_IMAGE {
+                if single && write.marks() & mark::NO_IMAGE != 0 {
                     found.without_image.get_or_insert(write.order());
                 }
+                true
+            });
+            if let Some(write) = outside {
+                return Err(self.outside(which, &write, sizes));
             }
-            let before = found.writes.len();
-            // Past the end nothing can have been executed, whatever became of the answer.
-            found.writes.retain(|write| write.marks() & (mark::DROPPED | mark::OUTSIDE) == 0);
             found.skipped += (before - found.writes.len()) as u64;
             found.gaps.clone_from(&self.gaps);
             (found.next, found.until, found.after) = (self.next, self.until, self.after);
@@ -659,20 +676,20 @@ fn from_index(reader: &JournalReader, place: &Place, seal: &SealHeader) -> Resul
     if to as u64 > reader.segment_bytes() || used.is_none_or(|used| from + used > to) {
         return Ok(None);
     }
-    let mut bytes = vec![0; to - from];
-    storage::read_exact(reader.storage(), &mut bytes, reader.segment_offset(place.slot) + from as u64)?;
-    if crc::crc32c(&bytes) != seal.index_crc.get() {
+    // Read where they stay; what is behind them is only summed.
+    let mut rows = vec![IndexRow::new_zeroed(); rows];
+    let mut notes = vec![NoteRow::new_zeroed(); notes];
+    let mut rest = vec![0; to - from - used.unwrap_or(0)];
+    let (mut at, mut crc) = (reader.segment_offset(place.slot) + from as u64, crc::crc32c(&[]));
+    for bytes in [rows.as_mut_bytes(), notes.as_mut_bytes(), &mut rest[..]] {
+        storage::read_exact(reader.storage(), bytes, at)?;
+        crc = crc::append(crc, bytes);
+        at += bytes.len() as u64;
+    }
+    if crc != seal.index_crc.get() {
         return Ok(None);
     }
-    let Ok((rows, rest)) = <[IndexRow]>::ref_from_prefix_with_elems(&bytes, rows) else { return Ok(None) };
-    let Ok((notes, _)) = <[NoteRow]>::ref_from_prefix_with_elems(rest, notes) else { return Ok(None) };
-    Ok(Some(Part {
-        slot: place.slot,
-        portion: 0,
-        first_order: seal.first_order.get(),
-        rows: rows.to_vec(),
-        notes: notes.to_vec(),
-    }))
+    Ok(Some(Part { slot: place.slot, portion: 0, first_order: seal.first_order.get(), rows, notes }))
 }
 
 fn from_batches(reader: &JournalReader, index: usize, place: &Place) -> Result<Part, Error> {

@@ -155,9 +155,13 @@ impl Image {
             position.check(&volume, at)?;
             check_not_left_behind(&reader, &backing_name, position.order.0)?;
             // What the base has already: no matter whether the journal has it too, and in which form.
-            found.writes.retain(|write| write.order() > position.order.0);
-            let without = found.writes.iter().filter(|write| write.marks() & mark::NO_IMAGE != 0);
-            found.without_image = without.map(history::Write::order).min();
+            if position.order.0 > 0 {
+                found.writes.retain(|write| write.order() > position.order.0);
+            }
+            if found.without_image.is_some() {
+                let without = found.writes.iter().filter(|write| write.marks() & mark::NO_IMAGE != 0);
+                found.without_image = without.map(history::Write::order).min();
+            }
             (order, timestamp) = (order, timestamp).max(position.rolling);
             newer_than = position.order.1;
             watch = found_watch;

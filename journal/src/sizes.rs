@@ -90,6 +90,12 @@ impl Sizes {
         }
     }
 
+    /// The smallest that it ever was.
+    pub fn smallest(&self) -> u64 {
+        let ever = self.changes.iter().map(|change| change.before.min(change.after)).min();
+        ever.unwrap_or(self.row)
+    }
+
     /// The largest that it ever was.
     pub fn largest(&self) -> u64 {
         let ever = self.changes.iter().map(|change| change.before.max(change.after)).max();

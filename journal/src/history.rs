@@ -228,7 +228,9 @@ pub(crate) fn read_each(
         let (send, parts) = std::sync::mpsc::sync_channel(PARTS_AHEAD);
         if !ahead.is_empty() {
             // Ends as soon as nobody wants more.
-            scope.spawn(move || ahead.iter().map(|source| source.load(reader)).try_for_each(|part| send.send(part)));
+            scope.spawn(move || {
+                ahead.iter().map(|source| source.load(reader)).try_for_each(|part| send.send(part))
+            });
         }
         parts.into_iter().try_for_each(|part| take(part?))
     })?;

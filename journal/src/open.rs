@@ -150,6 +150,7 @@ impl Journal {
             merge_halvings: 0,
             ports_closed: false,
             stopped: false,
+            committing: false,
             lent: 0,
             kept_for_merging: 0,
         };

@@ -11,32 +11,25 @@ use crate::error::Error;
 use crate::image::{open_backing, Backing, Image};
 use crate::moment::Moment;
 use crate::reader::JournalReader;
-use crate::record::{OwnedRecord, Record};
+use crate::record::OwnedRecord;
 use crate::resize::{fit_primary, sizes};
-use crate::storage;
 use crate::tables::Volume;
-use crate::writer::{Commit, Journal};
-use layout::crc;
-use layout::entry::{flags, EntryHeader, Journaled, Kind, Rollback, Updated};
+use crate::writer::Journal;
+use layout::entry::{flags, Kind, Rollback};
 use layout::journal_file::{technique, BLOCK_BYTES};
 use layout::SECTOR_BYTES;
 use std::fs::{File, OpenOptions};
-use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::{mpsc, Arc};
-use std::thread::JoinHandle;
+use std::sync::Arc;
 use zerocopy::IntoBytes;
+
+mod buffers;
+mod work;
+
+use work::{Work, SYNC_BYTES};
 
 /// Largest piece: what one entry brings back, in sectors.
 const LARGEST_PIECE: usize = 256;
-/// Pieces that are read ahead.
-const READ_AHEAD: usize = 32;
-/// Bytes of pieces between two syncs of the journal.
-const SYNC_BYTES: usize = 32 << 20;
-/// Bytes of pieces between two syncs of primary: until then what is written there is not known to be.
-const PRIMARY_SYNC_BYTES: usize = 1 << 30;
-
 /// What is to be brought back.
 #[derive(Clone, Copy, Debug)]
 pub struct RollbackOptions<'a> {
@@ -113,45 +106,14 @@ impl Journal {
         let image = Image::open(reader()?, options.volume, at, backing, options.allow_gaps, &mut |_, _| {})?;
         let primary = open_primary(options.primary, image.volume())?;
         self.check_room(image.volume(), &extents)?;
-        let piece_bytes = self.piece_bytes(image.volume()) as u64;
         let facts = image.facts();
         done.target = (facts.order, facts.timestamp);
-        let mut work = Work {
-            journal: self,
-            image: &image,
-            primary: &primary,
-            waiting: Vec::new(),
-            bytes: 0,
-            syncing: None,
-            written: Vec::new(),
-            unsynced: 0,
-        };
         if done.resized.is_none() {
-            work.journal.mark_rollback(image.volume(), &done)?;
+            self.mark_rollback(image.volume(), &done)?;
         }
-        let total = extents.iter().map(|(_, bytes)| bytes).sum();
-        let (name, file) = &primary;
-        let ended = std::thread::scope(|scope| {
-            // Pieces are read and compared ahead, beside journaling and writing those before: no two of them overlap.
-            let (sender, compared) = mpsc::sync_channel(READ_AHEAD);
-            scope.spawn(|| read_ahead(&image, (name, file), &extents, piece_bytes, sender));
-            for piece in compared {
-                let piece: Compared = piece?;
-                done.compared += piece.wanted.len() as u64;
-                work.piece(piece, &mut done)?;
-                progress(done.compared, total);
-            }
-            Ok::<(), Error>(())
-        });
-        if let Err(error) = ended {
-            work.end_sync();
-            return Err(error);
-        }
-        work.write()?;
-        work.write_journaled()?;
-        work.settle()?;
-        done.last = work.journal.end().order.max(1);
-        work.journal.mark_rollback(image.volume(), &done)?;
+        Work::new(self, &image, primary).run(&extents, &mut done, progress)?;
+        done.last = self.end().order.max(1);
+        self.mark_rollback(image.volume(), &done)?;
         self.sync()?;
         Ok(done)
     }
@@ -339,199 +301,4 @@ fn open_primary(path: &Path, volume: &Volume) -> Result<(String, File), Error> {
         .open(path)
         .map_err(|e| Error::io(&name, "opening primary for writing", e))?;
     Ok((name, file))
-}
-
-/// From the first to the last sector that differs.
-fn differing(wanted: &[u8], there: &[u8]) -> Option<Range<usize>> {
-    let differs = |(a, b): (&[u8], &[u8])| a != b;
-    let mut sectors = wanted.chunks(SECTOR_BYTES).zip(there.chunks(SECTOR_BYTES));
-    let first = sectors.position(differs)?;
-    let mut later = wanted[(first + 1) * SECTOR_BYTES..]
-        .chunks(SECTOR_BYTES)
-        .zip(there[(first + 1) * SECTOR_BYTES..].chunks(SECTOR_BYTES));
-    let last = later.rposition(differs).map_or(first, |after| first + 1 + after);
-    Some(first * SECTOR_BYTES..((last + 1) * SECTOR_BYTES).min(wanted.len()))
-}
-
-/// A commit whose sync runs beside.
-type Syncing = JoinHandle<(Commit, Result<(), Error>)>;
-
-/// What primary gets back.
-struct Piece {
-    entry: EntryHeader,
-    offset: u64,
-    data: Vec<u8>,
-}
-
-struct Work<'a> {
-    journal: &'a mut Journal,
-    image: &'a Image,
-    primary: &'a (String, File),
-    /// Journaled and not yet written: entry, offset, data.
-    waiting: Vec<Piece>,
-    bytes: usize,
-    /// What is being made durable in the journal, and will be written then.
-    syncing: Option<(Syncing, Vec<Piece>)>,
-    /// Written and not yet durable in primary: the entries, and bytes.
-    written: Vec<EntryHeader>,
-    unsynced: usize,
-}
-
-/// A piece that was compared: what there has to be, what there is, and where they differ.
-struct Compared {
-    offset: u64,
-    wanted: Vec<u8>,
-    there: Vec<u8>,
-    differs: Option<Range<usize>>,
-}
-
-/// Reads and compares the pieces in order, until nobody wants them any more.
-fn read_ahead(
-    image: &Image,
-    primary: (&str, &File),
-    extents: &[(u64, u64)],
-    piece_bytes: u64,
-    sender: mpsc::SyncSender<Result<Compared, Error>>,
-) {
-    for (offset, bytes) in extents {
-        let mut at = *offset;
-        while at < offset + bytes {
-            let length = piece_bytes.min(offset + bytes - at) as usize;
-            let compared = compare(image, primary, at, length);
-            let failed = compared.is_err();
-            if sender.send(compared).is_err() || failed {
-                return;
-            }
-            at += length as u64;
-        }
-    }
-}
-
-fn compare(image: &Image, primary: (&str, &File), offset: u64, length: usize) -> Result<Compared, Error> {
-    let (mut wanted, mut there) = (vec![0; length], vec![0; length]);
-    image.read_at(&mut wanted, offset)?;
-    backing::read(primary.1, primary.0, &mut there, offset)?;
-    let differs = differing(&wanted, &there);
-    Ok(Compared { offset, wanted, there, differs })
-}
-
-impl Work<'_> {
-    /// Journals a piece if it differs, from its first to its last sector that does.
-    fn piece(&mut self, piece: Compared, done: &mut RolledBack) -> Result<(), Error> {
-        if let Some(range) = piece.differs {
-            let at = piece.offset + range.start as u64;
-            self.bring_back(at, &piece.there[range.clone()], (piece.wanted, range), done)?;
-        }
-        if self.bytes >= SYNC_BYTES {
-            self.write()?;
-        }
-        Ok(())
-    }
-
-    /// Journals that primary gets back what it had, to be written once that is durable.
-    fn bring_back(
-        &mut self,
-        at: u64,
-        before: &[u8],
-        wanted: (Vec<u8>, Range<usize>),
-        done: &mut RolledBack,
-    ) -> Result<(), Error> {
-        let (wanted, range) = wanted;
-        let after = &wanted[range];
-        let kind = entry_kind(self.image.volume());
-        let payload = match kind {
-            Kind::Before => [before, &[]],
-            Kind::After => [after, &[]],
-            _ => [before, after],
-        };
-        let mut header = self.journal.next_header(
-            kind,
-            self.journal.own_port(self.image.volume())?,
-            self.image.volume().index,
-        );
-        header.set_lba(at / SECTOR_BYTES as u64);
-        header.sectors = ((after.len() / SECTOR_BYTES) as u16).into();
-        header.set_status(Journaled::Port, Updated::Pending);
-        header.payload_bytes = ((payload[0].len() + payload[1].len()) as u32).into();
-        header.payload_crc = crc::append(crc::crc32c(payload[0]), payload[1]).into();
-        header.header_crc = header.computed_crc().into();
-        self.journal.append_own_record(&Record { header, payload })?;
-        done.entries += 1;
-        done.written += after.len() as u64;
-        self.bytes += after.len();
-        // What waits is bounded by its bytes: a piece that differs in one sector keeps no more than that.
-        let data = if after.len() == wanted.len() { wanted } else { after.to_vec() };
-        self.waiting.push(Piece { entry: header, offset: at, data });
-        Ok(())
-    }
-
-    /// What is journaled begins to be made durable, beside what comes next; and what had begun before is written.
-    fn write(&mut self) -> Result<(), Error> {
-        self.write_journaled()?;
-        self.journal.flush()?;
-        let begun = self.journal.begin_commit();
-        let syncing = std::thread::spawn(move || {
-            let synced = begun.sync();
-            (begun, synced)
-        });
-        self.syncing = Some((syncing, std::mem::take(&mut self.waiting)));
-        self.bytes = 0;
-        Ok(())
-    }
-
-    /// Waits for a sync that runs beside, whatever else failed: if it fails too the owner has to know, for the next one
-    /// may report success for what this one lost.
-    fn end_sync(&mut self) {
-        let Some((syncing, _)) = self.syncing.take() else { return };
-        match syncing.join() {
-            // A failure stops the owner; the error that ended the rollback is the one to tell.
-            Ok((begun, synced)) => drop(self.journal.finish_commit(begun, synced)),
-            Err(_) => self.journal.stopped = true,
-        }
-    }
-
-    /// Waits until what began to be made durable is, and writes it; the device may begin with it.
-    fn write_journaled(&mut self) -> Result<(), Error> {
-        let Some((syncing, pieces)) = self.syncing.take() else { return Ok(()) };
-        let Ok((begun, synced)) = syncing.join() else {
-            self.journal.stopped = true;
-            return Err(Error::Invalid("the thread that makes the journal durable has panicked".into()));
-        };
-        self.journal.finish_commit(begun, synced)?;
-        let (name, primary) = self.primary;
-        let mut written: Option<Range<u64>> = None;
-        for Piece { entry, offset, data } in pieces {
-            primary.write_all_at(&data, offset).map_err(|e| {
-                Error::io(name, format!("writing {} bytes at offset {offset}", data.len()), e)
-            })?;
-            let (from, end) = (offset, offset + data.len() as u64);
-            written = Some(written.map_or(from..end, |all| all.start.min(from)..all.end.max(end)));
-            self.unsynced += data.len();
-            self.written.push(entry);
-        }
-        if let Some(written) = written {
-            storage::begin_writeback(primary, written.start, written.end - written.start);
-        }
-        if self.unsynced >= PRIMARY_SYNC_BYTES {
-            self.settle()?;
-        }
-        Ok(())
-    }
-
-    /// What is written is made durable there, and only then known to be.
-    fn settle(&mut self) -> Result<(), Error> {
-        let (name, primary) = self.primary;
-        primary.sync_data().map_err(|e| Error::io(name, "making primary durable (fdatasync)", e))?;
-        for entry in std::mem::take(&mut self.written) {
-            let mut header = self.journal.next_header(Kind::Completion, entry.port, entry.volume.get());
-            header.number = entry.number;
-            header.lba = entry.lba;
-            header.sectors = entry.sectors;
-            header.set_status(Journaled::Pending, Updated::Updated);
-            header.seal(&[]);
-            self.journal.append_own(&OwnedRecord { header, payload: Vec::new() })?;
-        }
-        self.unsynced = 0;
-        Ok(())
-    }
 }

@@ -26,6 +26,8 @@ pub trait Storage: Send + Sync {
     /// Hints that these bytes, written before, may start on their way to the device, so that a
     /// later [`Storage::sync`] finds less to do. Promises nothing, and can't fail.
     fn start_writeback(&self, _offset: u64, _bytes: u64) {}
+    /// Hints that these bytes, durable by now, won't be read soon, so that memory is better used for others.
+    fn forget(&self, _offset: u64, _bytes: u64) {}
     /// Pins the segment that begins at `offset` for as long as this storage is open.
     fn pin(&self, _offset: u64) -> io::Result<()> {
         Ok(())
@@ -232,6 +234,12 @@ impl Storage for FileStorage {
             return;
         }
         begin_writeback(&self.file, offset, bytes);
+    }
+
+    fn forget(&self, offset: u64, bytes: u64) {
+        let bytes = std::num::NonZeroU64::new(bytes);
+        // A hint: a file system that doesn't take it keeps them.
+        let _ = rustix::fs::fadvise(&self.file, offset, bytes, rustix::fs::Advice::DontNeed);
     }
 
     fn pin(&self, offset: u64) -> io::Result<()> {

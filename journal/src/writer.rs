@@ -141,6 +141,8 @@ pub struct Journal {
     pub(crate) ports_closed: bool,
     /// A write or sync failed: what is on the disk is not known.
     pub(crate) stopped: bool,
+    /// A commit is under way.
+    pub(crate) committing: bool,
     /// Segments that a step of merging has, which is under way.
     pub(crate) lent: u32,
     /// See [`Journal::keep_for_merging`].
@@ -150,15 +152,19 @@ pub struct Journal {
 /// A commit under way: see [`Journal::begin_commit`].
 pub(crate) struct Commit {
     storage: Arc<dyn Storage>,
-    /// Without its generation.
     note: Note,
     numbers: Vec<(u8, u64)>,
 }
 
 impl Commit {
-    /// Its first step, which takes long.
-    pub fn sync(&self) -> Result<(), Error> {
-        storage::sync(&*self.storage)
+    /// What takes long: two waits for the device.
+    pub fn run(&self) -> Result<(), Error> {
+        // 1. The batches. A crash before the sync returned may lose any of them: none was acknowledged.
+        storage::sync(&*self.storage)?;
+        // 2. The note that they are durable, itself durable. A crash before this returns leaves whole
+        //    batches that nobody was told of. After it, whoever finds one of them damaged knows that
+        //    it had been whole.
+        head::write_note(&*self.storage, &self.note)
     }
 }
 
@@ -599,21 +605,23 @@ impl Journal {
         Ok(self.durable.clone())
     }
 
-    /// The two steps of a commit.
     pub(crate) fn commit(&mut self) -> Result<(), Error> {
         let begun = self.begin_commit();
-        let synced = begun.sync();
-        self.finish_commit(begun, synced)
+        let ran = begun.run();
+        self.finish_commit(begun, ran)
     }
 
-    /// What a commit makes durable: everything written so far. Its sync may run beside the owner, who goes on writing.
-    pub(crate) fn begin_commit(&self) -> Commit {
+    /// What a commit makes durable: everything written so far. It may run beside the owner, who goes on writing; there is
+    /// one at a time.
+    pub(crate) fn begin_commit(&mut self) -> Commit {
+        assert!(!self.committing, "a commit ends before the next one begins");
+        self.committing = true;
         Commit {
             storage: Arc::clone(&self.storage),
             note: Note {
                 prefix: block::prefix(magic::NOTE),
                 journal_id: self.head.journal_id(),
-                generation: 0.into(),
+                generation: (self.note_generation + 1).into(),
                 session: self.chain.session.into(),
                 batch: self.chain.batch.into(),
                 batch_offset: self.chain.batch_offset.into(),
@@ -626,19 +634,19 @@ impl Journal {
         }
     }
 
-    /// Ends a commit whose sync came to that.
-    pub(crate) fn finish_commit(&mut self, begun: Commit, synced: Result<(), Error>) -> Result<(), Error> {
-        // 1. The batches. A crash before the sync returned may lose any of them: none was acknowledged.
-        self.stop_on_error(synced)?;
-        // 2. The note that they are durable, itself durable. A crash before this returns leaves whole
-        //    batches that nobody was told of. After it, whoever finds one of them damaged knows that
-        //    it had been whole.
-        let Commit { mut note, numbers, .. } = begun;
-        note.generation = (self.note_generation + 1).into();
-        let written = head::write_note(&*self.storage, &note);
-        self.stop_on_error(written)?;
-        self.note_generation += 1;
-        assert!(self.durable_batch <= note.batch.get(), "commits end in the order in which they began");
+    /// Where the segment that is being filled begins, and where its next batch will: file offsets.
+    pub(crate) fn write_position(&self) -> (u64, u64) {
+        let begins = self.head.geometry.segment_offset(self.segment.place.slot);
+        (begins, begins + self.segment.next)
+    }
+
+    /// Ends a commit that came to that.
+    pub(crate) fn finish_commit(&mut self, begun: Commit, ran: Result<(), Error>) -> Result<(), Error> {
+        assert!(std::mem::take(&mut self.committing), "a commit is ended once");
+        self.stop_on_error(ran)?;
+        let Commit { note, numbers, .. } = begun;
+        self.note_generation = note.generation.get();
+        assert!(self.durable_batch <= note.batch.get(), "what was durable stays so");
         self.durable_batch = note.batch.get();
         self.durable = Durable { order: note.order.get(), timestamp: note.timestamp.get(), numbers };
         Ok(())

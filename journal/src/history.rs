@@ -224,16 +224,16 @@ pub(crate) fn read_each(
     let sources = reader.sources()?;
     let (at_once, ahead) = sources.split_at(sources.len().min(LOADED_AT_ONCE));
     at_once.iter().try_for_each(|source| take(source.load(reader)?))?;
-    std::thread::scope(|scope| {
-        let (send, parts) = std::sync::mpsc::sync_channel(PARTS_AHEAD);
-        if !ahead.is_empty() {
+    if !ahead.is_empty() {
+        std::thread::scope(|scope| {
+            let (send, parts) = std::sync::mpsc::sync_channel(PARTS_AHEAD);
             // Ends as soon as nobody wants more.
-            scope.spawn(move || {
-                ahead.iter().map(|source| source.load(reader)).try_for_each(|part| send.send(part))
-            });
-        }
-        parts.into_iter().try_for_each(|part| take(part?))
-    })?;
+            let load =
+                move || ahead.iter().map(|source| source.load(reader)).try_for_each(|part| send.send(part));
+            scope.spawn(load);
+            parts.into_iter().try_for_each(|part| take(part?))
+        })?;
+    }
     gather.finish(payloads)
 }
 

@@ -11,6 +11,7 @@ mod world;
 use faulty_storage::FaultyStorage;
 use journal::image::{Backing, Image, Origin};
 use journal::merge::MergeOptions;
+use journal::rollback::{RollbackOptions, Target};
 use journal::verify::{image_on, verify_on};
 use journal::{
     CreateOptions, Delivered, Error, Journal, JournalReader, Level, Moment, OwnedRecord, Port, PortKind,
@@ -260,7 +261,29 @@ fn prove(world: &mut World, at: Moment) {
 
 /// One run of ingest and merging; it ends where the storage crashes. Every answer is *updated*, so that what is not
 /// durable changes nothing about what is.
-fn ingest_and_merge(seed: u64, kind: Kind, schedule: &str, crash: Option<usize>) -> (World, usize, bool) {
+/// A small run: writes, merging between them, and a rollback in place at the end.
+struct Run {
+    world: World,
+    /// Entries that were promised durable.
+    durable: usize,
+    /// Entries that primary of the first volume was being rolled back to.
+    rolled: Option<usize>,
+    /// Nothing crashed.
+    whole: bool,
+}
+
+fn roll_back(world: &World, journal: &mut Journal, count: usize) -> Result<(), Error> {
+    let options = RollbackOptions {
+        volume: NAMES[0],
+        primary: &world.files[0].0,
+        base: (world.kind == Kind::After).then_some(world.base_files[0].as_path()),
+        to: Target::Moment(Moment::Order(count as u64)),
+        allow_gaps: false,
+    };
+    journal.roll_back(&options, &mut |_, _| {}).map(drop)
+}
+
+fn run(seed: u64, kind: Kind, schedule: &str, crash: Option<usize>) -> Run {
     let mut world = World::of_kind(ChaCha8Rng::seed_from_u64(seed), kind);
     world.certain = true;
     world.plain = true;
@@ -268,7 +291,7 @@ fn ingest_and_merge(seed: u64, kind: Kind, schedule: &str, crash: Option<usize>)
     if let Some(crash) = crash {
         world.storage.crash_at(world.storage.operations() + crash);
     }
-    let mut durable = 0;
+    let (mut durable, mut rolled) = (0, None);
     let mut run = || -> Result<(), Error> {
         world.journal().set_schedule(&schedule.parse().unwrap())?;
         for round in 0..4 {
@@ -283,28 +306,90 @@ fn ingest_and_merge(seed: u64, kind: Kind, schedule: &str, crash: Option<usize>)
             }
             world.journal().merge(&options, &mut |_| {})?;
         }
+        let target = world.writes.len();
+        for _ in 0..12 {
+            world.try_step()?;
+        }
+        world.journal.take().unwrap().close()?;
+        durable = world.writes.len();
+        let shared: Arc<dyn journal::Storage> = world.storage.clone();
+        let mut journal = Journal::open_ports_closed_on(shared, "rollback")?;
+        rolled = Some(target);
+        roll_back(&world, &mut journal, target)?;
+        journal.close()?;
         Ok(())
     };
-    let whole = run().is_ok();
-    (world, durable, whole)
+    let ended = run();
+    if crash.is_none() {
+        ended.as_ref().unwrap();
+    }
+    let whole = ended.is_ok();
+    Run { world, durable, rolled, whole }
+}
+
+/// Once a rollback has said of anything that primary has it, primary was made durable.
+fn is_settled(image: &[u8]) -> bool {
+    let storage = Arc::new(FaultyStorage::from_image(image.to_vec()));
+    let reader = JournalReader::open_on(storage).unwrap();
+    let records = reader.records().map(Result::unwrap);
+    let is_marker =
+        |header: &EntryHeader| header.kind == Kind::Marker as u8 && header.flags.get() & flags::ROLLBACK != 0;
+    let mut later = records.map(|record| record.header).skip_while(|header| !is_marker(header));
+    later.any(|header| header.kind == Kind::Completion as u8)
+}
+
+/// Primary of the first volume when the power failed, too: of what a rollback wrote and hadn't made durable, any sector may
+/// be there or not.
+fn after_power_failure(
+    killed: &[u8],
+    rolled: Option<usize>,
+    image: &[u8],
+    before: &[u8],
+    luck: &mut ChaCha8Rng,
+) -> Vec<u8> {
+    if rolled.is_none() || is_settled(image) {
+        return killed.to_vec();
+    }
+    let sectors = killed.chunks(512).zip(before.chunks(512));
+    sectors.flat_map(|(new, old)| if luck.random_bool(0.5) { new } else { old }).copied().collect()
+}
+
+/// Whatever was left of it: primary can be brought to where it was being brought, and back.
+fn finish_the_rollback(world: &World, target: usize, what: &str) {
+    let shared: Arc<dyn journal::Storage> = world.storage.clone();
+    let mut journal = Journal::open_ports_closed_on(shared, "finishing").unwrap();
+    for count in [target, world.writes.len()] {
+        roll_back(world, &mut journal, count)
+            .unwrap_or_else(|error| panic!("{what}: order:{count}: {error}"));
+        let has = std::fs::read(&world.files[0].0).unwrap();
+        assert!(has == world.truth(0, count), "{what}: primary isn't what it was just after order:{count}");
+    }
+    journal.close().unwrap();
+    check_sound(world, what);
 }
 
 /// Is the moment older than what the crash test's schedule keeps for certain?
-fn gives_up(world: &World, count: usize) -> bool {
-    world.writes.get(count).is_some_and(|next| next.stamp + 9_000 < world.stamp)
+fn gives_up(world: &World, end: u64, count: usize) -> bool {
+    world.writes.get(count).is_some_and(|next| next.stamp + 9_000 < end.max(world.stamp))
+}
+
+fn open_all(world: &World, what: &str) -> Journal {
+    let shared: Arc<dyn journal::Storage> = world.storage.clone();
+    Journal::open_on(shared, "recovery").unwrap_or_else(|error| panic!("{what}: {error}"))
 }
 
 /// Whatever the crash left: it opens, all that was promised durable is there, and merging goes on.
-fn recover(world: &mut World, image: Vec<u8>, durable: usize, what: &str) {
+fn recover(world: &mut World, image: Vec<u8>, durable: usize, rolled: Option<usize>, what: &str) {
     world.storage = Arc::new(FaultyStorage::from_image(image));
     world.journal = None;
-    let shared: Arc<dyn journal::Storage> = world.storage.clone();
-    let mut journal = Journal::open_on(shared, "recovery").unwrap_or_else(|error| panic!("{what}: {error}"));
+    let mut journal = open_all(world, what);
     let end = journal.end().order as usize;
     assert!(end >= durable, "{what}: {end} of {durable}");
     for turn in 0..2 {
         check_sound(world, what);
-        for count in 0..=end {
+        let stamp = journal.end().timestamp;
+        // Behind them are a rollback's own.
+        for count in 0..=end.min(world.writes.len()) {
             match check_moment(world, Moment::Order(count as u64), count) {
                 Ok(()) => {}
                 Err(Error::Merged { earlier, later, .. }) => {
@@ -312,17 +397,22 @@ fn recover(world: &mut World, image: Vec<u8>, durable: usize, what: &str) {
                     for near in [earlier, later] {
                         match check_moment(world, Moment::Order(near), near as usize) {
                             Ok(()) => {}
-                            Err(Error::NoMoment(_)) if gives_up(world, near as usize) => {}
+                            Err(Error::NoMoment(_)) if gives_up(world, stamp, near as usize) => {}
                             Err(error) => panic!("{what}: order:{near}: {error}"),
                         }
                     }
                 }
                 // The oldest may have been given up; what the schedule keeps is there.
-                Err(Error::NoMoment(_)) if gives_up(world, count) => {}
+                Err(Error::NoMoment(_)) if gives_up(world, stamp, count) => {}
                 Err(error) => panic!("{what}: order:{count}: {error}"),
             }
         }
         if turn == 0 {
+            if let Some(target) = rolled {
+                journal.close().unwrap();
+                finish_the_rollback(world, target, what);
+                journal = open_all(world, what);
+            }
             let all = journal.space().free;
             journal
                 .merge(&MergeOptions::default(), &mut |_| {})
@@ -333,7 +423,7 @@ fn recover(world: &mut World, image: Vec<u8>, durable: usize, what: &str) {
 }
 
 #[test]
-fn a_crash_at_any_write_of_merging_loses_nothing() {
+fn a_crash_at_any_write_of_ingest_merging_and_rollback_loses_nothing() {
     let seed = world::number("CHRONO_SEED", 77);
     // All of them: every write torn at every sector, every power failure.
     let every = world::number("CHRONO_EVERY", 0) > 0;
@@ -341,26 +431,32 @@ fn a_crash_at_any_write_of_merging_loses_nothing() {
     // The same with something given up and rolled into the bases.
     let shrinking = [Kind::After, Kind::Before, Kind::Both].map(|kind| (kind, "all:4us,2us:9us"));
     for (which, (kind, schedule)) in all.into_iter().chain(shrinking).enumerate() {
-        let (whole, _, done) = ingest_and_merge(seed, kind, schedule, None);
-        assert!(done);
+        let Run { world: whole, rolled, .. } = run(seed, kind, schedule, None);
+        finish_the_rollback(&whole, rolled.unwrap(), "whole");
         let operations = whole.storage.operations();
         println!("{kind}: CHRONO_SEED={seed}, {operations} writes and syncs");
         let mut luck = ChaCha8Rng::seed_from_u64(seed);
         let first = if every { 0 } else { luck.random_range(0..5) };
         for crash in (first..operations).step_by(if every { 1 } else { 5 }) {
-            let (mut world, durable, done) = ingest_and_merge(seed, kind, schedule, Some(crash));
-            if done {
+            let Run { mut world, durable, rolled, whole } = run(seed, kind, schedule, Some(crash));
+            if whole {
                 break;
             }
             let crashed = world.storage.clone();
+            let (killed, before) = (std::fs::read(&world.files[0].0).unwrap(), world.primary[0].clone());
+            let mut check = |image: Vec<u8>, primary: &[u8], what: &str| {
+                std::fs::write(&world.files[0].0, primary).unwrap();
+                recover(&mut world, image, durable, rolled, what);
+            };
             let what = format!("seed {seed}, {kind}, killed in operation {crash}");
-            recover(&mut world, crashed.image(), durable, &what);
+            check(crashed.image(), &killed, &what);
             let what = format!("seed {seed}, {kind}, power failed in operation {crash}");
-            recover(&mut world, crashed.image_after_power_failure(&mut luck), durable, &what);
+            let image = crashed.image_after_power_failure(&mut luck);
+            check(image.clone(), &after_power_failure(&killed, rolled, &image, &before, &mut luck), &what);
             let mut sectors = if every { 0 } else { which };
             while let Some(torn) = crashed.image_torn(sectors) {
                 let what = format!("seed {seed}, {kind}, write {crash} torn after {sectors} sectors");
-                recover(&mut world, torn, durable, &what);
+                check(torn, &killed, &what);
                 sectors += if every { 1 } else { 40 };
             }
         }
@@ -391,7 +487,7 @@ fn a_failing_write_of_merging_loses_nothing() {
             "{error}"
         );
         let image = world.storage.image();
-        recover(&mut world, image, durable, &format!("errno {errno} in operation {at} of merging"));
+        recover(&mut world, image, durable, None, &format!("errno {errno} in operation {at} of merging"));
     }
 }
 

@@ -238,7 +238,13 @@ fn a_rollback_can_be_interrupted_finished_and_undone() {
                 Ok(_) if target == to_moment => has(&then, "not interrupted"),
                 Ok(_) => {}
                 Err(Error::NoMoment(what)) => assert!(what.contains("never rolled back"), "{what}"),
-                Err(error) => assert!(matches!(error, Error::Io { .. }), "{error}"),
+                Err(error) => {
+                    assert!(matches!(error, Error::Io { .. }), "{error}");
+                    assert!(
+                        journal.sync().is_err(),
+                        "what a failed write or sync lost is never reported durable"
+                    );
+                }
             }
             drop(journal);
             let image = match world.rng.random_bool(0.5) {

@@ -149,6 +149,9 @@ pub(crate) struct Found {
     pub resynced: Vec<u64>,
     /// Markers of rollbacks of the volume with their stamps, in order.
     pub rollbacks: Vec<(u64, Rollback)>,
+    /// Sectors of entries that aren't of the span, or that were merged away, of which the span has a late answer: what
+    /// was there until then is doubtful, without any write that could be marked.
+    pub late: Vec<(u64, u64)>,
     /// Every size that the volume had.
     pub sizes: Sizes,
     /// Stamp of the first entry of the journal, of any volume, behind `until`.
@@ -177,8 +180,12 @@ pub(crate) struct Part {
     /// Index of the portion.
     pub portion: usize,
     pub first_order: u64,
+    /// Stamp of its last record.
+    pub last_timestamp: u64,
     pub rows: Vec<IndexRow>,
     pub notes: Vec<NoteRow>,
+    /// Entries that have been merged, and were answered late in this segment: what else it holds may be doubtful for that.
+    pub late_merged: Vec<IndexRow>,
 }
 
 impl Part {
@@ -274,6 +281,9 @@ impl PartSource {
             part.rows.retain(|row| row.timestamp.get() > after);
         } else if part.first_order < from_order {
             let gone = from_order - part.first_order;
+            let merged = |row: &&IndexRow| u64::from(row.order.get()) < gone;
+            let late = part.rows.iter().filter(merged).filter(|row| row.flags.get() & flags::LATE != 0);
+            part.late_merged = late.copied().collect();
             part.rows.retain(|row| u64::from(row.order.get()) >= gone);
         }
         if after > 0 {
@@ -304,6 +314,17 @@ const PARTS_AHEAD: usize = 8;
 /// Writes that room is reserved for at once.
 const MOST_RESERVED: u64 = 1 << 26;
 
+/// An entry that may still be answered.
+#[derive(Clone, Copy)]
+enum Unsettled {
+    /// Index of its volume, and of it among that volume's writes.
+    Inside(usize, usize),
+    /// It came before the span: index of its volume, and its sectors.
+    Before(usize, (u64, u64)),
+    /// It came after the span.
+    Behind,
+}
+
 struct Gather<'a> {
     reader: &'a JournalReader,
     volumes: &'a [Volume],
@@ -311,12 +332,13 @@ struct Gather<'a> {
     /// Of each volume.
     found: Vec<Found>,
     entries: u64,
-    /// Entries that may still be answered: by arbiter and number, their volume and index in its writes.
-    unsettled: HashMap<(u16, u64), (usize, usize)>,
+    /// Entries that may still be answered, by arbiter and number.
+    unsettled: HashMap<(u16, u64), Unsettled>,
     /// Late answers: the write, and the last order from before the answer.
     late: Vec<((usize, usize), u64)>,
-    /// Late answers to entries that have been merged away: where, and the last order from before the answer.
-    late_to_merged: Vec<(u16, u64, u64, u64)>,
+    /// Late answers to entries from before the span, or that have been merged away: index of the volume, sectors, and the
+    /// last order from before the answer.
+    late_to_earlier: Vec<(usize, (u64, u64), u64)>,
     /// The highest order seen.
     last_order: u64,
     /// Stamp of the first entry of the journal, of any volume, behind the span.
@@ -343,7 +365,7 @@ impl<'a> Gather<'a> {
             entries: 0,
             unsettled: HashMap::new(),
             late: Vec::new(),
-            late_to_merged: Vec::new(),
+            late_to_earlier: Vec::new(),
             last_order: 0,
             next: None,
             until: begins,
@@ -355,11 +377,14 @@ impl<'a> Gather<'a> {
     }
 
     fn part(&mut self, part: &Part, payloads: &Payloads) -> Result<(), Error> {
-        let mut open: HashMap<(u16, u64), (usize, usize)> = HashMap::new();
+        let mut open: HashMap<(u16, u64), Unsettled> = HashMap::new();
         if let [found] = &mut self.found[..] {
             // Most entries of a journal are of its largest volume; what isn't used is never touched.
             let all = self.reader.summary().order.min(MOST_RESERVED) as usize;
             found.writes.reserve(part.rows.len().max(all.saturating_sub(self.entries as usize)));
+        }
+        for row in &part.late_merged {
+            self.late_merged_row(row, part);
         }
         for row in &part.rows {
             self.row(row, part, &mut open)?;
@@ -419,10 +444,11 @@ impl<'a> Gather<'a> {
         &mut self,
         row: &IndexRow,
         part: &Part,
-        open: &mut HashMap<(u16, u64), (usize, usize)>,
+        open: &mut HashMap<(u16, u64), Unsettled>,
     ) -> Result<(), Error> {
         let (order, stamp) = (part.first_order + u64::from(row.order.get()), row.timestamp.get());
         if !self.reach(order, stamp) {
+            self.outside_row(row, part, open);
             return Ok(());
         }
         let Some(which) = self.volumes.iter().position(|volume| volume.index == row.volume.get()) else {
@@ -448,7 +474,7 @@ impl<'a> Gather<'a> {
             marks |= mark::DOUBTFUL;
             // What was merged awaits no answer.
             if part.portion == 0 {
-                open.insert((self.reader.arbiter(row.port), stamp), place);
+                open.insert((self.reader.arbiter(row.port), stamp), Unsettled::Inside(place.0, place.1));
             }
         }
         if row.flags.get() & flags::LATE != 0 {
@@ -463,6 +489,50 @@ impl<'a> Gather<'a> {
             payload,
         });
         Ok(())
+    }
+
+    /// An entry that isn't of the span, of whose location a late answer may say something that is.
+    fn outside_row(&mut self, row: &IndexRow, part: &Part, open: &mut HashMap<(u16, u64), Unsettled>) {
+        let late = row.flags.get() & flags::LATE != 0;
+        let unsettled = Updated::from_byte(row.status >> 4).is_ok_and(is_unsettled) && part.portion == 0;
+        if !late && !unsettled {
+            return;
+        }
+        let Some(which) = self.volumes.iter().position(|volume| volume.index == row.volume.get()) else {
+            return;
+        };
+        let sectors = (lba(row), lba(row) + u64::from(row.sectors.get()));
+        let (order, stamp) = (part.first_order + u64::from(row.order.get()), row.timestamp.get());
+        let before = self.span.after.is_some_and(|after| reached(after, order, stamp));
+        if unsettled {
+            let kind = if before { Unsettled::Before(which, sectors) } else { Unsettled::Behind };
+            open.insert((self.reader.arbiter(row.port), stamp), kind);
+        }
+        // When the answer came the index doesn't say: at the segment's end at the latest.
+        if late && before && self.is_behind(part.last_order(), part.last_timestamp) {
+            self.found[which].late.push(sectors);
+            self.late_to_earlier.push((which, sectors, part.last_order()));
+        }
+    }
+
+    fn late_merged_row(&mut self, row: &IndexRow, part: &Part) {
+        let which = self.volumes.iter().position(|volume| volume.index == row.volume.get());
+        let last = part.last_order();
+        let in_span = self.span.after.is_none() || self.is_behind(last, part.last_timestamp);
+        if let Some(which) = which.filter(|_| in_span) {
+            let sectors = (lba(row), lba(row) + u64::from(row.sectors.get()));
+            self.found[which].late.push(sectors);
+            self.late_to_earlier.push((which, sectors, last));
+        }
+    }
+
+    /// Does what came behind an entry, at a stamp, lie behind the beginning of the span?
+    fn is_behind(&self, order: u64, stamp: u64) -> bool {
+        match self.span.after {
+            None | Some(Moment::End) => false,
+            Some(Moment::Order(last)) => order >= last,
+            Some(Moment::Timestamp(last)) => stamp > last,
+        }
     }
 
     /// File offset of a payload in units of [`PAYLOAD_ALIGN`].
@@ -504,15 +574,23 @@ impl<'a> Gather<'a> {
         let key = (self.reader.arbiter(note.port), note.number.get());
         let late = note.flags.get() & flags::LATE != 0;
         let last_before = || part.last_order_before(note.timestamp.get()).unwrap_or(self.last_order);
-        let Some(place) = self.unsettled.get(&key).copied() else {
-            if late && self.reader.head().history_begins_received() > 0 {
-                // Its entry may have been merged: where it wrote the answer itself says.
+        let place = match self.unsettled.get(&key).copied() {
+            Some(Unsettled::Inside(which, index)) => (which, index),
+            Some(Unsettled::Behind) => return Ok(()),
+            Some(Unsettled::Before(which, sectors)) => {
                 let last = last_before();
-                let header = payloads.record(part.slot, u64::from(note.descriptor.get()))?.header;
-                let end = header.lba() + u64::from(header.sectors.get());
-                self.late_to_merged.push((header.volume.get(), header.lba(), end, last));
+                if late && self.is_behind(last, note.timestamp.get()) {
+                    self.found[which].late.push(sectors);
+                    self.late_to_earlier.push((which, sectors, last));
+                } else if !late && !Updated::from_byte(note.status >> 4).is_ok_and(is_unsettled) {
+                    self.unsettled.remove(&key);
+                }
+                return Ok(());
             }
-            return Ok(());
+            None if late && self.reader.head().history_begins_received() > 0 => {
+                return self.late_to_merged(note, part, payloads, last_before());
+            }
+            None => return Ok(()),
         };
         if late {
             let last = last_before();
@@ -526,6 +604,34 @@ impl<'a> Gather<'a> {
             _ => return Ok(()),
         }
         self.unsettled.remove(&key);
+        Ok(())
+    }
+
+    /// A late answer to an entry that may have been merged away, with its number.
+    fn late_to_merged(
+        &mut self,
+        note: &NoteRow,
+        part: &Part,
+        payloads: &Payloads,
+        last: u64,
+    ) -> Result<(), Error> {
+        if self.span.after.is_some() && !self.is_behind(last, note.timestamp.get()) {
+            return Ok(());
+        }
+        let header = payloads.record(part.slot, u64::from(note.descriptor.get()))?.header;
+        let (lba, sectors) = (header.lba(), u64::from(header.sectors.get()));
+        let arbiter = self.reader.arbiter(note.port);
+        for (which, volume) in self.volumes.iter().enumerate() {
+            // Where its entry wrote, the answer may say. If it doesn't, that can be anywhere.
+            let extent = match sectors {
+                0 if volume.arbiter == arbiter => (0, u64::MAX),
+                0 => continue,
+                _ if volume.index == header.volume.get() => (lba, lba + sectors),
+                _ => continue,
+            };
+            self.late_to_earlier.push((which, extent, last));
+            self.found[which].late.push(extent);
+        }
         Ok(())
     }
 
@@ -635,10 +741,8 @@ impl<'a> Gather<'a> {
             let original = self.found[which].writes[late];
             self.doubt(which, (original.lba(), original.end()), (original.order(), until));
         }
-        for (volume, lba, end, until) in std::mem::take(&mut self.late_to_merged) {
-            if let Some(which) = self.volumes.iter().position(|known| known.index == volume) {
-                self.doubt(which, (lba, end), (0, until));
-            }
+        for (which, sectors, until) in std::mem::take(&mut self.late_to_earlier) {
+            self.doubt(which, sectors, (0, until));
         }
     }
 
@@ -691,7 +795,16 @@ fn from_index(reader: &JournalReader, place: &Place, seal: &SealHeader) -> Resul
     if crc != seal.index_crc.get() {
         return Ok(None);
     }
-    Ok(Some(Part { slot: place.slot, portion: 0, first_order: seal.first_order.get(), rows, notes }))
+    let (first_order, last_timestamp) = (seal.first_order.get(), seal.last_timestamp.get());
+    Ok(Some(Part {
+        slot: place.slot,
+        portion: 0,
+        first_order,
+        last_timestamp,
+        rows,
+        notes,
+        late_merged: Vec::new(),
+    }))
 }
 
 fn from_batches(reader: &JournalReader, index: usize, place: &Place) -> Result<Part, Error> {
@@ -711,8 +824,17 @@ fn from_batches(reader: &JournalReader, index: usize, place: &Place) -> Result<P
             }
         }
     }
+    let (first_order, last_timestamp) = (header.first_order.get(), segment.last_timestamp);
     let (rows, notes) = segment.into_index();
-    Ok(Part { slot: place.slot, portion: 0, first_order: header.first_order.get(), rows, notes })
+    Ok(Part {
+        slot: place.slot,
+        portion: 0,
+        first_order,
+        last_timestamp,
+        rows,
+        notes,
+        late_merged: Vec::new(),
+    })
 }
 
 /// A merged segment whose index is damaged: all its batches are there, up to its seal.
@@ -723,8 +845,17 @@ fn from_merged_batches(reader: &JournalReader, source: &PartSource) -> Result<Pa
     for batch in merged_batches(reader, source)? {
         add(&mut segment, &batch?, |port| reader.arbiter(port));
     }
+    let (first_order, last_timestamp) = (header.first_order.get(), segment.last_timestamp);
     let (rows, notes) = segment.into_index();
-    Ok(Part { slot: place.slot, portion: source.portion, first_order: header.first_order.get(), rows, notes })
+    Ok(Part {
+        slot: place.slot,
+        portion: source.portion,
+        first_order,
+        last_timestamp,
+        rows,
+        notes,
+        late_merged: Vec::new(),
+    })
 }
 
 /// The batches of a merged segment, in order. Where the seal says that there are more, their lack is damage.

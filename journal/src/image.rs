@@ -102,6 +102,8 @@ pub struct Image {
     /// With the size that it had at the moment.
     volume: Volume,
     map: PitMap,
+    /// Sectors, in order and disjoint, where a late answer leaves doubtful what has no entry in the map to say so.
+    late: Vec<(u64, u64)>,
     /// What came to the journal since: in the direction over primary.
     since: RwLock<BTreeMap<u64, Extent>>,
     follower: Option<Mutex<Follower>>,
@@ -176,14 +178,22 @@ impl Image {
         }
         let entries = found.writes.len() as u64;
         let map = PitMap::build(std::mem::take(&mut found.writes), prefer);
+        let mut late = disjoint(std::mem::take(&mut found.late));
+        if prefer == Prefer::Last {
+            // What is mapped speaks for itself.
+            late.retain(|(from, to)| {
+                map.within(*from, (*to).min(sectors)).map(|e| u64::from(e.sectors)).sum::<u64>()
+                    < (*to).min(sectors).saturating_sub(*from)
+            });
+        }
         let mapped = map.extents().iter().map(|extent| u64::from(extent.sectors)).sum::<u64>();
         let facts = ImageFacts {
             order,
             timestamp,
             entries,
             skipped: found.skipped,
-            // Primary has what it has: only in a base's future one has to guess.
-            doubtful: if prefer == Prefer::Last { map.doubtful } else { 0 },
+            // Primary has what it has: only in a base's future one has to guess, and between a write and its late answer.
+            doubtful: late.len() as u64 + if prefer == Prefer::Last { map.doubtful } else { 0 },
             extents: map.len() as u64,
             mapped_bytes: mapped * u64::from(volume.sector_bytes),
             gaps,
@@ -196,6 +206,7 @@ impl Image {
         Ok(Self {
             volume,
             map,
+            late,
             since,
             follower,
             payloads,
@@ -314,21 +325,49 @@ impl Image {
         let end = offset.saturating_add(bytes).min(self.bytes());
         let mut runs: Vec<Run> = Vec::new();
         for piece in self.pieces(offset.min(end), end) {
-            let (origin, doubtful) = match piece.extent {
-                None => (Origin::Backing, false),
-                Some(extent) => (
-                    if extent.marks & mark::ZERO != 0 { Origin::Zero } else { Origin::Journal },
-                    self.follower.is_none() && extent.marks & mark::DOUBTFUL != 0,
-                ),
+            let origin = match piece.extent {
+                None => Origin::Backing,
+                Some(extent) if extent.marks & mark::ZERO != 0 => Origin::Zero,
+                Some(_) => Origin::Journal,
             };
-            match runs.last_mut() {
-                Some(last) if last.origin == origin && last.doubtful == doubtful => {
-                    last.bytes += piece.to - piece.from;
+            for (from, to, late) in self.divide_by_late(piece.from, piece.to) {
+                let doubtful = match piece.extent {
+                    // Over primary whatever is there now, or was when it was written next.
+                    _ if self.follower.is_some() => late,
+                    Some(extent) => extent.marks & mark::DOUBTFUL != 0,
+                    None => late,
+                };
+                match runs.last_mut() {
+                    Some(last) if last.origin == origin && last.doubtful == doubtful => {
+                        last.bytes += to - from
+                    }
+                    _ => runs.push(Run { offset: from, bytes: to - from, origin, doubtful }),
                 }
-                _ => runs.push(Run { offset: piece.from, bytes: piece.to - piece.from, origin, doubtful }),
             }
         }
         Ok(runs)
+    }
+
+    /// A range of bytes in parts that a late answer leaves doubtful, or doesn't.
+    fn divide_by_late(&self, from: u64, to: u64) -> Vec<(u64, u64, bool)> {
+        let sector = self.sector_bytes();
+        let (mut at, mut parts) = (from, Vec::new());
+        let first = self.late.partition_point(|(_, end)| end.saturating_mul(sector) <= from);
+        for (begin, end) in &self.late[first..] {
+            let (begin, end) = ((begin * sector).max(at), end.saturating_mul(sector).min(to));
+            if begin >= to {
+                break;
+            }
+            if at < begin {
+                parts.push((at, begin, false));
+            }
+            parts.push((begin, end, true));
+            at = end;
+        }
+        if at < to {
+            parts.push((at, to, false));
+        }
+        parts
     }
 
     fn sector_bytes(&self) -> u64 {
@@ -467,6 +506,19 @@ fn later_within(since: &BTreeMap<u64, Extent>, from: u64, to: u64) -> Vec<Extent
         .filter(|extent| from < to && extent.end() > from && extent.lba < to)
         .map(|extent| extent.cut(extent.lba.max(from), extent.end().min(to)))
         .collect()
+}
+
+/// Ranges in order, joined where they touch.
+fn disjoint(mut ranges: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
+    ranges.sort_unstable();
+    let mut joined: Vec<(u64, u64)> = Vec::new();
+    for (from, to) in ranges {
+        match joined.last_mut() {
+            Some(last) if from <= last.1 => last.1 = last.1.max(to),
+            _ => joined.push((from, to)),
+        }
+    }
+    joined
 }
 
 fn without_image(order: u64, prefer: Prefer) -> Error {

@@ -38,7 +38,7 @@ pub(crate) struct OpenSegment {
     entries: u64,
     last_batch_crc: u32,
     first_timestamp: u64,
-    last_timestamp: u64,
+    pub last_timestamp: u64,
     rows: Vec<IndexRow>,
     notes: Vec<NoteRow>,
     /// Entries that nobody has an answer for yet, or whose answer settled nothing, by their row.

@@ -78,6 +78,68 @@ fn check_runs(world: &World, image: &Image, volume: usize, count: usize) {
     assert_eq!(at, image.bytes());
 }
 
+/// Late answers: whatever the target may have executed until one is doubtful, in either direction, and nothing else.
+#[test]
+fn a_late_answer_leaves_doubt_where_it_has_to() {
+    each_seed(350_000, 500, |seed| {
+        let mut world = World::new(seed);
+        world.late_answers = true;
+        let steps = world.rng.random_range(10..200);
+        (0..steps).for_each(|_| world.step());
+        world.journal().flush().unwrap();
+        let mut counts: Vec<usize> = (0..6).map(|_| world.rng.random_range(0..=world.writes.len())).collect();
+        counts.extend([0, world.writes.len()]);
+        for count in counts {
+            for volume in 0..2 {
+                let at = world.moment(count);
+                if world.kind != Kind::After {
+                    let image = world.open(volume, at, true).unwrap();
+                    let (mut expected, has_to) = world.truth_with_late(volume, count, at);
+                    let may = world.doubtful_with_late(volume, count).1;
+                    let doubtful = check_doubt(
+                        &image,
+                        &has_to,
+                        &may,
+                        &format!("{at:?} over primary {:?} {volume} {:?}", world.kind, world.late),
+                    );
+                    let mut read = vec![0xEE; expected.len()];
+                    image.read_at(&mut read, 0).unwrap();
+                    for sector in (0..doubtful.len()).filter(|sector| doubtful[*sector]) {
+                        let range = sector * 512..(sector + 1) * 512;
+                        expected[range.clone()].copy_from_slice(&read[range]);
+                    }
+                    world.check(&image, &expected);
+                }
+                if world.kind != Kind::Before {
+                    let image = world.open(volume, at, false).unwrap();
+                    world.check(&image, &world.assumed(volume, count));
+                    let (has_to, may) = world.doubtful_with_late(volume, count);
+                    check_doubt(
+                        &image,
+                        &has_to,
+                        &may,
+                        &format!("{at:?} over base {:?} {volume} {:?}", world.kind, world.late),
+                    );
+                }
+            }
+        }
+    });
+}
+
+/// Sectors that are doubtful: all that have to be, and none that mayn't.
+fn check_doubt(image: &Image, has_to: &[bool], may: &[bool], what: &str) -> Vec<bool> {
+    let mut doubtful = vec![false; has_to.len()];
+    for run in image.runs(0, image.bytes()).unwrap() {
+        doubtful[run.offset as usize / 512..(run.offset + run.bytes) as usize / 512].fill(run.doubtful);
+    }
+    for (sector, doubtful) in doubtful.iter().enumerate() {
+        assert!(*doubtful || !has_to[sector], "{what}: sector {sector} has to be doubtful");
+        assert!(!*doubtful || may[sector], "{what}: sector {sector} isn't doubtful");
+    }
+    assert_eq!(image.facts().doubtful > 0, doubtful.contains(&true));
+    doubtful
+}
+
 /// Images over primary stay what they are while primary goes on changing.
 #[test]
 fn an_image_over_primary_stays_while_primary_changes() {
@@ -145,8 +207,8 @@ fn a_resync_closes_the_gap_of_an_unclean_stop() {
             assert_eq!((again.differed, again.entries), (0, 0), "all of it was taken the first time");
         }
         let end = journal.end();
-        (world.stamp, world.number) = (end.timestamp, end.arbiters[0].number);
         world.journal = Some(journal);
+        world.take_up_end();
         let resynced = end.order as usize;
         // The model takes over what primary had.
         let at_resync = world.primary.clone();

@@ -30,7 +30,7 @@ pub fn number(name: &str, default: u64) -> u64 {
 
 pub fn each_seed(offset: u64, count: u64, test: impl Fn(u64)) {
     let first = number("CHRONO_SEED", 1 + offset);
-    let count = if std::env::var("CHRONO_SEED").is_ok() { 1 } else { number("CHRONO_SEEDS", count) };
+    let count = number("CHRONO_SEEDS", if std::env::var("CHRONO_SEED").is_ok() { 1 } else { count });
     println!("CHRONO_SEED={first}, {count} seeds");
     for seed in first..first + count {
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| test(seed)));
@@ -48,6 +48,18 @@ pub struct Write {
     pub stamp: u64,
     pub status: Updated,
     /// Did primary take it?
+    pub executed: bool,
+}
+
+/// An answer to a write that had been declared unknown.
+#[derive(Clone, Copy, Debug)]
+pub struct Late {
+    /// Index in `writes`.
+    pub index: usize,
+    /// Entries before it.
+    pub count: usize,
+    pub stamp: u64,
+    /// The target executed the write just before.
     pub executed: bool,
 }
 
@@ -72,10 +84,18 @@ pub struct World {
     /// Volumes get other sizes, and there are writes past their ends.
     pub resizing: bool,
     pub resizes: Vec<Resize>,
+    /// Some of what was declared unknown is answered after all.
+    pub late_answers: bool,
+    pub late: Vec<Late>,
+    /// Port, arbiter's number and index in `writes` of what was declared unknown.
+    pub unknown: Vec<(u8, u64, usize)>,
+    /// Arbiters: each volume has one, and each port.
+    pub arbiters: u16,
     pub journal: Option<Journal>,
     pub storage: Arc<FaultyStorage>,
     pub stamp: u64,
-    pub number: u64,
+    /// The last of each arbiter.
+    pub numbers: [u64; 2],
     pub sequence: [u64; PORTS as usize],
     pub bases: [Vec<u8>; 2],
     /// What primary has now, and the files that have the same.
@@ -117,6 +137,7 @@ impl World {
             path
         });
         let storage = Arc::new(FaultyStorage::new(8 << 20));
+        let arbiters = rng.random_range(1..=2);
         let technique = match kind {
             Kind::After => technique::AFTER,
             Kind::Before => technique::BEFORE,
@@ -126,10 +147,19 @@ impl World {
             bytes: None,
             segment_bytes: Some(64 * 1024),
             volumes: (0..2)
-                .map(|i| Volume { technique, ..Volume::aoe(i, 3, i as u8, SECTORS[usize::from(i)]) })
+                .map(|i| Volume {
+                    technique,
+                    arbiter: i % arbiters,
+                    ..Volume::aoe(i, 3, i as u8, SECTORS[usize::from(i)])
+                })
                 .collect(),
             ports: (0..PORTS)
-                .map(|port| Port { port, kind: PortKind::Card, arbiter: 0, name: format!("port {port}") })
+                .map(|port| Port {
+                    port,
+                    kind: PortKind::Card,
+                    arbiter: u16::from(port) % arbiters,
+                    name: format!("port {port}"),
+                })
                 .collect(),
             writer: "any moment".into(),
         };
@@ -142,10 +172,14 @@ impl World {
             plain: false,
             resizing: false,
             resizes: Vec::new(),
+            late_answers: false,
+            late: Vec::new(),
+            unknown: Vec::new(),
+            arbiters,
             journal,
             storage,
             stamp: 1_700_000_000_000_000_000,
-            number: 0,
+            numbers: [0; 2],
             sequence: [0; PORTS as usize],
             primary: bases.clone(),
             bases,
@@ -187,6 +221,9 @@ impl World {
     pub fn try_step(&mut self) -> Result<(), Error> {
         if self.resizing && !self.writes.is_empty() && self.rng.random_bool(0.06) {
             return self.try_resize();
+        }
+        if !self.unknown.is_empty() && self.rng.random_bool(0.1) {
+            return self.try_answer_late();
         }
         match self.rng.random_range(0..10) {
             0 => self.journal().flush(),
@@ -259,7 +296,7 @@ impl World {
             self.writes.push(Write { volume, lba, data, stamp, status, executed });
         }
         let end = self.journal().end();
-        (self.stamp, self.number) = (end.timestamp, end.arbiters[0].number);
+        self.take_up_end();
         if before != sectors && now == sectors {
             assert_eq!(at, sectors.max(before), "all that is lost is written with zeroes");
             let stamp = self.writes.last().map_or(0, |write| write.stamp) + 1;
@@ -269,6 +306,47 @@ impl World {
             self.primary[volume].resize(sectors as usize * 512, 0);
         }
         Ok(())
+    }
+
+    /// The owner has journaled something of its own.
+    pub fn take_up_end(&mut self) {
+        let end = self.journal().end();
+        self.stamp = end.timestamp;
+        for arbiter in end.arbiters {
+            self.numbers[usize::from(arbiter.arbiter)] = arbiter.number;
+        }
+    }
+
+    /// The target answers what had been declared unknown: it may have executed it at any time until now.
+    fn try_answer_late(&mut self) -> Result<(), Error> {
+        let at = self.rng.random_range(0..self.unknown.len());
+        let (port, number, index) = self.unknown.swap_remove(at);
+        let mut header = self.header(Kind::Completion, port, number);
+        let write = &self.writes[index];
+        let end = write.lba * 512 + write.data.len() as u64;
+        let past = end > self.primary[write.volume].len() as u64;
+        // Only while it overlaps nothing that is under way is the model's order the target's.
+        let under_way = self.unanswered.iter().any(|(_, _, index)| {
+            let other = &self.writes[*index];
+            let other_end = other.lba * 512 + other.data.len() as u64;
+            other.volume == write.volume && other.lba * 512 < end && write.lba * 512 < other_end
+        });
+        let executed = !write.executed && !past && !under_way && self.rng.random_bool(0.5);
+        if executed {
+            let (volume, lba, data) = (write.volume, write.lba, write.data.clone());
+            self.put(volume, lba, &data);
+        }
+        self.late.push(Late { index, count: self.writes.len(), stamp: self.stamp, executed });
+        header.flags = (header.flags.get() | flags::LATE).into();
+        header.set_status(Journaled::Pending, Updated::Updated);
+        header.seal(&[]);
+        self.append(header, Vec::new())
+    }
+
+    fn put(&mut self, volume: usize, lba: u64, data: &[u8]) {
+        let at = lba as usize * 512;
+        self.primary[volume][at..at + data.len()].copy_from_slice(data);
+        self.files[volume].1.write_all_at(data, at as u64).unwrap();
     }
 
     fn write(&mut self) -> Result<(), Error> {
@@ -287,9 +365,16 @@ impl World {
         if self.unanswered.iter().any(|(_, _, index)| overlaps(&self.writes[*index])) {
             return self.try_answer();
         }
-        self.number += 1;
-        let port = self.rng.random_range(0..PORTS);
-        let mut header = self.header(self.kind, port, self.number);
+        let arbiter = volume % usize::from(self.arbiters);
+        self.numbers[arbiter] += 1;
+        let number = self.numbers[arbiter];
+        let port = loop {
+            let port = self.rng.random_range(0..PORTS);
+            if usize::from(port) % usize::from(self.arbiters) == arbiter {
+                break port;
+            }
+        };
+        let mut header = self.header(self.kind, port, number);
         header.volume = (volume as u16).into();
         header.sectors = (sectors as u16).into();
         header.set_lba(lba);
@@ -311,7 +396,7 @@ impl World {
             payload.clear();
         }
         header.seal(&payload);
-        self.unanswered.push((port, self.number, self.writes.len()));
+        self.unanswered.push((port, number, self.writes.len()));
         let (stamp, status, executed) = (self.stamp, Updated::Pending, false);
         self.writes.push(Write { volume, lba, data, stamp, status, executed });
         self.append(header, payload)?;
@@ -329,9 +414,8 @@ impl World {
     pub fn execute(&mut self, index: usize) {
         let write = &mut self.writes[index];
         write.executed = true;
-        let at = write.lba as usize * 512;
-        self.primary[write.volume][at..at + write.data.len()].copy_from_slice(&write.data);
-        self.files[write.volume].1.write_all_at(&write.data, at as u64).unwrap();
+        let (volume, lba, data) = (write.volume, write.lba, write.data.clone());
+        self.put(volume, lba, &data);
     }
 
     pub fn answer(&mut self) {
@@ -361,6 +445,9 @@ impl World {
             self.execute(index);
         }
         self.writes[index].status = status;
+        if status == Updated::Unknown && self.late_answers {
+            self.unknown.push((port, number, index));
+        }
         header.set_status(Journaled::Pending, status);
         header.seal(&[]);
         self.append(header, Vec::new())
@@ -421,6 +508,62 @@ impl World {
 
     pub fn truth_at(&self, volume: usize, count: usize, at: Moment) -> Vec<u8> {
         self.model_at(volume, count, self.until(at, count), |write| write.executed).0
+    }
+
+    /// Does the moment, after `count` entries, include the late answer?
+    fn includes(&self, late: &Late, count: usize, at: Moment) -> bool {
+        late.count < count || late.count == count && late.stamp <= self.until(at, count)
+    }
+
+    /// Of a world with late answers: what primary had, and where that can't be told, between a write and its late answer.
+    pub fn truth_with_late(&self, volume: usize, count: usize, at: Moment) -> (Vec<u8>, Vec<bool>) {
+        let mut image = self.bases[volume].clone();
+        let mut doubtful = vec![false; image.len() / 512];
+        let range = |write: &Write| write.lba as usize * 512..write.lba as usize * 512 + write.data.len();
+        for index in 0..=count {
+            for late in self.late.iter().filter(|late| late.count == index) {
+                let write = &self.writes[late.index];
+                if write.volume == volume && late.executed && self.includes(late, count, at) {
+                    image[range(write)].copy_from_slice(&write.data);
+                }
+            }
+            if let Some(write) = self.writes[..count].get(index).filter(|w| w.volume == volume && w.executed)
+            {
+                image[range(write)].copy_from_slice(&write.data);
+            }
+        }
+        for late in self.late.iter().filter(|late| late.index < count && !self.includes(late, count, at)) {
+            let write = &self.writes[late.index];
+            if write.volume == volume {
+                doubtful[write.lba as usize..write.lba as usize + write.data.len() / 512].fill(true);
+            }
+        }
+        (image, doubtful)
+    }
+
+    /// Of a world with late answers, over a base: sectors that have to be doubtful, and those that may be.
+    pub fn doubtful_with_late(&self, volume: usize, count: usize) -> (Vec<bool>, Vec<bool>) {
+        let mut has_to = self.doubtful(volume, count);
+        let mut may = has_to.clone();
+        let sectors = |write: &Write| write.lba as usize..write.lba as usize + write.data.len() / 512;
+        for late in self.late.iter().filter(|late| self.writes[late.index].volume == volume) {
+            // A write is doubtful as a whole.
+            let original = sectors(&self.writes[late.index]);
+            for write in self.writes.iter().filter(|write| write.volume == volume) {
+                let other = sectors(write);
+                if other.start < original.end && original.start < other.end {
+                    may[other].fill(true);
+                }
+            }
+            for sector in sectors(&self.writes[late.index]) {
+                let shows = self.writes[..count].iter().rposition(|write| {
+                    let dropped = matches!(write.status, Updated::Refused | Updated::Cancelled);
+                    write.volume == volume && !dropped && sectors(write).contains(&sector)
+                });
+                has_to[sector] |= shows.is_some_and(|shows| (late.index..late.count).contains(&shows));
+            }
+        }
+        (has_to, may)
     }
 
     /// What can be told from after-images.

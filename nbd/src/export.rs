@@ -78,6 +78,13 @@ pub trait Export: Send + Sync {
         false
     }
 
+    /// Whether a write of so many bytes would have to wait for something now, for long perhaps: then it is run beside the
+    /// others, so that reads don't wait behind it. Asked for each write that would be run at once, so it has to be quick.
+    fn write_waits(&self, bytes: u32) -> bool {
+        let _ = bytes;
+        false
+    }
+
     /// Whether [`Export::extents`] is cheap and knows zeroes: then long reads ask it first, and what reads as
     /// zeroes is neither read nor sent.
     fn sparse(&self) -> bool {

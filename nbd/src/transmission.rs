@@ -177,7 +177,11 @@ impl<'a> Receiver<'a> {
         self.charge(charge)?;
         let length = if matches!(command, Command::Write { .. }) { header.length.get() as usize } else { 0 };
         let pace = transmission.pace(&command);
-        if let Some(pace) = pace.filter(|pace| pace.is_quick()) {
+        let waits = match command {
+            Command::Write { bytes, .. } => pace.is_some() && transmission.agreed.export.write_waits(bytes),
+            _ => false,
+        };
+        if let Some(pace) = pace.filter(|pace| pace.is_quick() && !waits) {
             while !self.input.has(length) {
                 self.send_batch();
                 self.input.receive()?;

@@ -116,9 +116,18 @@ impl Desk {
         let desk = Arc::downgrade(self);
         self.activity.begin(what, move || {
             if let Some(desk) = desk.upgrade() {
+                if let Some(lodger) = desk.activity.lodger() {
+                    lodger.come_back();
+                }
                 desk.wake();
             }
         })
+    }
+
+    /// What is served hands over what it has answered, so that the journal's end is where its clients are. The last number
+    /// of its arbiter; 0: nothing is served.
+    pub fn drain_served(&self) -> Result<u64, Error> {
+        self.activity.lodger().map_or(Ok(0), |lodger| lodger.drain())
     }
 
     /// Ends the daemon, in order. Says whether that is new.
@@ -140,7 +149,7 @@ impl Desk {
     }
 
     /// The journal's thread looks around. It does so anyway if there is so much work that no more can be left.
-    fn wake(&self) {
+    pub fn wake(&self) {
         let _ = self.work.try_send(Work::Look);
     }
 

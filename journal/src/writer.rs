@@ -132,6 +132,8 @@ pub struct Journal {
     pub(crate) durable: Durable,
     pub(crate) durable_batch: u64,
     pub(crate) note_generation: u64,
+    /// The last note is written and perhaps not durable.
+    pub(crate) note_is_behind: bool,
     pub(crate) opened: Opened,
     /// Bases have to be rolled on to this entry, order and stamp, before more is given up.
     pub(crate) roll: Option<(u64, u64)>,
@@ -593,8 +595,22 @@ impl Journal {
     /// mistaken for a torn tail.
     pub fn sync(&mut self) -> Result<Durable, Error> {
         self.flush()?;
-        if self.durable_batch < self.chain.batch {
+        if self.durable_batch < self.chain.batch || self.note_is_behind {
             self.commit()?;
+        }
+        Ok(self.durable.clone())
+    }
+
+    /// [`Journal::sync`] with one sync instead of two: everything appended is durable, and the note that says so is only
+    /// written. The next sync of either kind makes that durable too; until then damage to the last batches would be taken
+    /// for a torn tail, if the machine stops (`docs/decisions/0072-one-sync-a-flush.md`). Let a [`Journal::sync`] follow
+    /// when nothing else does.
+    pub fn sync_batches(&mut self) -> Result<Durable, Error> {
+        self.flush()?;
+        if self.durable_batch < self.chain.batch {
+            let begun = self.begin_commit();
+            let synced = begun.sync();
+            self.end_commit(begun, synced, false)?;
         }
         Ok(self.durable.clone())
     }
@@ -628,6 +644,15 @@ impl Journal {
 
     /// Ends a commit whose sync came to that.
     pub(crate) fn finish_commit(&mut self, begun: Commit, synced: Result<(), Error>) -> Result<(), Error> {
+        self.end_commit(begun, synced, true)
+    }
+
+    fn end_commit(
+        &mut self,
+        begun: Commit,
+        synced: Result<(), Error>,
+        durable_note: bool,
+    ) -> Result<(), Error> {
         // 1. The batches. A crash before the sync returned may lose any of them: none was acknowledged.
         self.stop_on_error(synced)?;
         // 2. The note that they are durable, itself durable. A crash before this returns leaves whole
@@ -635,8 +660,12 @@ impl Journal {
         //    it had been whole.
         let Commit { mut note, numbers, .. } = begun;
         note.generation = (self.note_generation + 1).into();
-        let written = head::write_note(&*self.storage, &note);
+        let written = match durable_note {
+            true => head::write_note(&*self.storage, &note),
+            false => head::write_note_soon(&*self.storage, &note),
+        };
         self.stop_on_error(written)?;
+        self.note_is_behind = !durable_note;
         self.note_generation += 1;
         assert!(self.durable_batch <= note.batch.get(), "commits end in the order in which they began");
         self.durable_batch = note.batch.get();

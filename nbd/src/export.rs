@@ -85,6 +85,12 @@ pub trait Export: Send + Sync {
         false
     }
 
+    /// Whether a flush may take longer than a client with nothing else under way would mind if its next request came
+    /// meanwhile. Otherwise such a client's flush is run at once, without another thread.
+    fn flush_waits(&self) -> bool {
+        true
+    }
+
     /// Whether [`Export::extents`] is cheap and knows zeroes: then long reads ask it first, and what reads as
     /// zeroes is neither read nor sent.
     fn sparse(&self) -> bool {

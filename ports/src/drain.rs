@@ -3,7 +3,7 @@
 //! Whoever needs something durable drains it himself, and everybody who came meanwhile with it (group commit). Beside that
 //! a thread drains periodically, and as soon as a partial journal is filled to a level.
 
-use crate::owner::Handed;
+use crate::owner::{Commit, Handed};
 use crate::path::{SoftwarePorts, BATCH_BYTES};
 use std::io;
 use std::sync::atomic::Ordering;
@@ -11,6 +11,8 @@ use std::sync::{Arc, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+/// An owner who takes longer is waited for elsewhere than where a client's requests come in.
+const SLOW: Duration = Duration::from_millis(50);
 /// A full journal is tried again so often.
 const TRY_AGAIN: Duration = Duration::from_millis(50);
 
@@ -19,6 +21,10 @@ const TRY_AGAIN: Duration = Duration::from_millis(50);
 pub(crate) struct Turn {
     /// What the journal has: up to this number, and where that is, order and stamp.
     pub appended: (u64, (u64, u64)),
+    /// The journal's note of what is durable isn't durable itself.
+    note_behind: bool,
+    /// How often something was made durable.
+    commits: u64,
 }
 
 impl SoftwarePorts {
@@ -43,7 +49,11 @@ impl SoftwarePorts {
                 (batch, delivered)
             };
             batch.records.iter_mut().for_each(|record| record.seal());
-            let handed = Handed { records: batch.records, delivered, sync: sync && !batch.more };
+            let handed = Handed {
+                records: batch.records,
+                delivered,
+                sync: if sync && !batch.more { Commit::Batches } else { Commit::No },
+            };
             self.hand_over(&mut turn, batch.number, handed)?;
             if !batch.more {
                 return Ok(());
@@ -55,7 +65,10 @@ impl SoftwarePorts {
         let mut full: Option<Instant> = None;
         loop {
             let (sync, delivered) = (handed.sync, handed.delivered.clone());
+            let begun = Instant::now();
             let outcome = self.owner.append(handed);
+            let full_now = matches!(outcome.result, Err(journal::Error::Full { .. }));
+            self.slow.store(full_now || begun.elapsed() > SLOW, Ordering::Relaxed);
             let mut state = self.lock();
             state.block.taken(&outcome.taken);
             self.tell(&state);
@@ -64,8 +77,10 @@ impl SoftwarePorts {
             let error = match outcome.result {
                 Ok(end) => {
                     turn.appended = (number, end);
-                    if sync {
+                    if sync != Commit::No {
                         self.durable.store(number, Ordering::Release);
+                        turn.note_behind = sync == Commit::Batches;
+                        turn.commits += 1;
                     }
                     if full.is_some() {
                         self.owner.full(None);
@@ -85,6 +100,16 @@ impl SoftwarePorts {
         }
     }
 
+    /// If nothing has been made durable since `commits`, what was is noted durably. How often something has.
+    fn settle(&self, commits: u64) -> io::Result<u64> {
+        let mut turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        if turn.note_behind && turn.commits == commits {
+            let number = turn.appended.0;
+            self.hand_over(&mut turn, number, Handed { sync: Commit::Whole, ..Handed::default() })?;
+        }
+        Ok(turn.commits)
+    }
+
     /// Hands over what has been answered so far.
     pub fn drain(&self) -> io::Result<()> {
         let number = self.lock().block.last_number();
@@ -96,7 +121,7 @@ impl SoftwarePorts {
         let (weak, period) = (Arc::downgrade(ports), ports.settings.period);
         let work = move || {
             // What was there a period ago goes down even if it isn't answered.
-            let mut old = 0;
+            let (mut old, mut commits) = (0, 0);
             while let Some(ports) = weak.upgrade() {
                 let state = ports.lock();
                 let wait = ports.to_drain.wait_timeout_while(state, period, |state| !state.woken);
@@ -113,6 +138,7 @@ impl SoftwarePorts {
                 }
                 if waited.timed_out() {
                     old = last;
+                    commits = ports.settle(commits).unwrap_or(commits);
                 }
             }
         };

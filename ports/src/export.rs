@@ -222,6 +222,10 @@ impl Export for Client {
         self.port.get().is_none_or(|port| !self.ports.has_room(*port, bytes as usize))
     }
 
+    fn flush_waits(&self) -> bool {
+        !self.ports.flushes_at_once()
+    }
+
     fn extents(&self, offset: u64, bytes: u64) -> io::Result<Vec<Extent>> {
         let runs = self.ports.volumes()[self.volume].primary.extents(offset, bytes)?;
         let flags = |hole| if hole { allocation::HOLE | allocation::ZERO } else { 0 };

@@ -10,8 +10,20 @@ pub struct Handed {
     pub records: Vec<Drained>,
     /// The ports' watermarks behind them.
     pub delivered: Vec<Delivered>,
-    /// Everything is to be durable.
-    pub sync: bool,
+    /// How much of it is to be durable on return.
+    pub sync: Commit,
+}
+
+/// What is made durable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Commit {
+    /// Nothing.
+    #[default]
+    No,
+    /// Everything appended ([`Journal::sync_batches`]).
+    Batches,
+    /// That, and the journal's note of it ([`Journal::sync`]).
+    Whole,
 }
 
 /// What became of them.
@@ -45,14 +57,21 @@ pub fn append_to(journal: &mut Journal, handed: Handed) -> Outcome {
     let appended = {
         let records: Vec<Record<'_>> =
             taken.iter().map(|drained| Record::new(drained.header, &drained.payload)).collect();
-        match records.is_empty() && !sync {
+        match records.is_empty() && sync == Commit::No {
             // Watermarks alone can wait for the next records.
             true => Ok(journal.end().order),
             false => journal.append(&records, &delivered),
         }
     };
     let (rest, result) = match appended {
-        Ok(_) => (Vec::new(), if sync { journal.sync().map(drop) } else { Ok(()) }),
+        Ok(_) => {
+            let synced = match sync {
+                Commit::No => Ok(()),
+                Commit::Batches => journal.sync_batches().map(drop),
+                Commit::Whole => journal.sync().map(drop),
+            };
+            (Vec::new(), synced)
+        }
         Err(error) => {
             let count = match &error {
                 journal::Error::Full { appended, .. } => *appended,

@@ -133,6 +133,8 @@ pub struct SoftwarePorts {
     pub(crate) durable: AtomicU64,
     /// Why nothing is written any more.
     failed: OnceLock<String>,
+    /// The journal's owner was slow the last time.
+    pub(crate) slow: AtomicBool,
     /// Waiting for room in a journal that is full is over.
     pub(crate) stopping: AtomicBool,
     /// One at a time, and the number of the last.
@@ -198,6 +200,7 @@ impl SoftwarePorts {
             turn: Mutex::default(),
             durable: AtomicU64::new(floor.1),
             failed: OnceLock::new(),
+            slow: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             checkpoint: Mutex::new(0),
             kept: Mutex::default(),
@@ -262,6 +265,11 @@ impl SoftwarePorts {
     /// Would a write of so many bytes through this port have to wait for room?
     pub fn has_room(&self, port: u8, bytes: usize) -> bool {
         self.lock().block.has_room(port, bytes)
+    }
+
+    /// Does a flush take no longer than a sync of the journal?
+    pub fn flushes_at_once(&self) -> bool {
+        !self.slow.load(Ordering::Relaxed)
     }
 
     /// The last number that the arbiter gave.

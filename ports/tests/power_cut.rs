@@ -19,7 +19,7 @@ use machine::{Disk, Machine};
 use ports::clock::Clock;
 use ports::dirty_log::{self, DirtyLog};
 use ports::export::FIRST_PORT;
-use ports::owner::{append_to, Handed, Outcome, Owner};
+use ports::owner::{append_to, Commit, Handed, Outcome, Owner};
 use ports::path::{floor, Durability, Images, Settings, SoftwarePorts};
 use ports::recover::{recover, ToRecover};
 use rand::{Rng, SeedableRng};
@@ -547,7 +547,7 @@ fn watermarks_alone_write_nothing() {
     let owner = JournalAtHand(Mutex::new(Some(Journal::open_on(storage, "idle").unwrap())));
     let opened = world.disks.machine.operations();
     let delivered = vec![Delivered { port: FIRST_PORT, timestamp: 5 }];
-    let outcome = owner.append(Handed { records: Vec::new(), delivered, sync: false });
+    let outcome = owner.append(Handed { records: Vec::new(), delivered, sync: Commit::No });
     assert!(outcome.result.is_ok());
     assert!(world.disks.machine.operations() == opened && opened > before);
 }

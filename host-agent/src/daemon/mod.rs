@@ -42,7 +42,7 @@ use journal::{CreateOptions, Journal, JournalReader};
 use merging::Merging;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// `daemon`.
 #[derive(Debug, Args)]
@@ -120,12 +120,13 @@ pub fn hold(
     begin: impl FnOnce(&Arc<Desk>, &mut Held, &mut Output) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let mut output = Output::to(std::io::stdout(), |note| desk::say(note));
-    let mut held = open(holding, &mut output)?;
+    let held = Arc::new(Mutex::new(open(holding, &mut output)?));
     let control = holding.control.map_or_else(|| ask::default_socket(holding.journal), Path::to_owned);
     let listener = nbd::Listener::unix(&control)?;
     let journal_id = JournalReader::open(holding.journal)?.summary().journal_id;
-    let (desk, work) = Desk::new(holding.journal, hexadecimal(&journal_id), &control);
-    let journal = held.journal()?;
+    let (desk, work) = Desk::new(holding.journal, hexadecimal(&journal_id), &control, &held);
+    let mut begun = owner::lock(&held);
+    let journal = begun.journal()?;
     desk.look_at(journal);
     let mut merging = Merging::start(&desk, holding.bases.clone())?;
     let clients = control::start(&listener, &desk)?;
@@ -137,12 +138,13 @@ pub fn hold(
         std::process::id(),
         control.display()
     ))?;
-    begin(&desk, &mut held, &mut output)?;
+    begin(&desk, &mut begun, &mut output)?;
+    drop(begun);
     output.finish()?;
-    owner::serve(&mut held, &work, &desk, &mut merging);
+    owner::serve(&held, &work, &desk, &mut merging);
     // Whoever still waits for this thread hears that it doesn't work any more.
     drop(work);
-    let ended = held.close();
+    let ended = owner::lock(&held).close();
     clients.wait();
     // The socket goes before the journal is free for others: it would be taken for theirs.
     drop(listener);

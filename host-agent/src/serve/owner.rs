@@ -36,7 +36,7 @@ impl DeskOwner {
 impl Owner for DeskOwner {
     fn append(&self, handed: Handed) -> Outcome {
         let stopped = self.stopped();
-        let appended = self.desk.call(move |held| {
+        self.desk.now(move |held| {
             let Ok(journal) = held.journal() else {
                 return Outcome { taken: Vec::new(), rest: handed.records, result: Err(stopped) };
             };
@@ -47,11 +47,6 @@ impl Owner for DeskOwner {
                 Err(_) => held.check(),
             }
             outcome
-        });
-        appended.unwrap_or_else(|_| Outcome {
-            taken: Vec::new(),
-            rest: Vec::new(),
-            result: Err(self.stopped()),
         })
     }
 

@@ -1,7 +1,7 @@
 //! The command line, and the help that teaches it.
 
 use crate::error::Error;
-use crate::{base, bookmark, daemon, diff, image, merge, resync, size, status, volume};
+use crate::{base, bookmark, daemon, diff, image, merge, resync, serve, size, status, volume};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use journal::image::Backing;
 use journal::{JournalReader, Moment, When};
@@ -45,6 +45,11 @@ pub enum Command {
     /// While it runs, `bookmark`, `resync`, `restore --in-place`, `restore --undo` and `replay` work through it,
     /// over a Unix socket; what only reads works beside it, as always.
     Daemon(daemon::Daemon),
+    /// Serve files and devices over NBD, every write journaled
+    ///
+    /// The same as a card, as a program: each client is a source with a partial journal of its own; its writes go on to
+    /// primary storage, and every moment of it can be had back. It is the journal's daemon too.
+    Serve(serve::Serve),
     /// How a journal is, and what its daemon is doing
     Status(status::StatusOf),
     /// List the entries of a journal

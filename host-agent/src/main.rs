@@ -1,6 +1,6 @@
 //! `host-agent`: Chronoswitch's command line.
 //!
-//! One file per command: [`replay`], [`daemon`], [`status`], [`log`], [`verify`], [`restore`], [`image`], [`diff`],
+//! One file per command: [`replay`], [`daemon`], [`serve`], [`status`], [`log`], [`verify`], [`restore`], [`image`], [`diff`],
 //! [`bookmark`], [`volume`], [`base`], [`merge`], [`resync`], [`size`]. Data go to standard output,
 //! everything else to standard error. Exit code 0: fine; 1: what was asked failed; 2: misuse.
 
@@ -21,6 +21,7 @@ mod progress;
 mod replay;
 mod restore;
 mod resync;
+mod serve;
 mod size;
 mod status;
 mod verify;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
     let result = match &arguments.command {
         Command::Replay(replay) => replay::run(replay),
         Command::Daemon(daemon) => daemon::run(daemon),
+        Command::Serve(serve) => serve::run(serve),
         Command::Status(status) => status::run(status),
         Command::Log(log) => log::run(log),
         Command::Verify(verify) => verify::run(verify),

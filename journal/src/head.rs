@@ -435,3 +435,10 @@ pub(crate) fn write_note(storage: &dyn Storage, note: &Note) -> Result<(), Error
     let place = (note.generation.get() % 2) as usize;
     storage::write_all_durable(storage, &block.0, NOTE_OFFSETS[place])
 }
+
+/// The same without waiting until it is durable: the next sync makes it so.
+pub(crate) fn write_note_soon(storage: &dyn Storage, note: &Note) -> Result<(), Error> {
+    let block = block::encode(note);
+    let place = (note.generation.get() % 2) as usize;
+    storage::write_all(storage, &block.0, NOTE_OFFSETS[place])
+}

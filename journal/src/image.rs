@@ -131,17 +131,39 @@ impl Image {
         allow_gaps: bool,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Self, Error> {
+        Self::open_over(reader, volume, at, Some(backing), allow_gaps, progress)
+    }
+
+    /// What the journal alone knows of the volume at its end: over nothing, which reads as zeroes. For what isn't known
+    /// [`Image::runs`] says [`Origin::Backing`].
+    pub(crate) fn open_known(reader: JournalReader, volume: &str) -> Result<Self, Error> {
+        Self::open_over(reader, volume, Moment::End, None, true, &mut |_, _| {})
+    }
+
+    fn open_over(
+        reader: JournalReader,
+        volume: &str,
+        at: Moment,
+        backing: Option<Backing<'_>>,
+        allow_gaps: bool,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Self, Error> {
         let volume = reader.tables().volume(volume)?.clone();
-        let (backing_name, file) = open_file(backing)?;
+        let (backing_name, file) = match backing {
+            Some(backing) => open_file(backing)?,
+            None => open_nothing()?,
+        };
         let asked = at;
         let at = windows::locate(&reader, at)?;
         let payloads = Payloads::new(&reader);
         let generation = reader.head().superblock.generation.get();
         let (span, prefer) = match backing {
-            Backing::Primary(_) => {
+            Some(Backing::Primary(_)) => {
                 (Span { after: Some(at), until: Moment::End, wanted: Wanted::Before }, Prefer::First)
             }
-            Backing::Base(_) => (Span { after: None, until: at, wanted: Wanted::After }, Prefer::Last),
+            Some(Backing::Base(_)) | None => {
+                (Span { after: None, until: at, wanted: Wanted::After }, Prefer::Last)
+            }
         };
         let mut found = history::read(&reader, &payloads, &volume, span, progress)?;
         let ((mut order, mut timestamp), last_entry) = match prefer {
@@ -152,8 +174,8 @@ impl Image {
         // Sectors that the backing has to have, and whether it may have more.
         let (mut has, mut growing, mut watch) = (found.sizes.now(), false, None);
         let mut newer_than = 0;
-        if prefer == Prefer::Last {
-            let (position, found_watch) = base::position(&reader, &volume, backing.path())?;
+        if let Some(Backing::Base(path)) = backing {
+            let (position, found_watch) = base::position(&reader, &volume, path)?;
             position.check(&volume, at)?;
             check_not_left_behind(&reader, &backing_name, position.order.0)?;
             // What the base has already: no matter whether the journal has it too, and in which form.
@@ -171,7 +193,9 @@ impl Image {
             has = watch.as_ref().map_or(found.sizes.first(), base::Watch::sectors);
             growing = volume.rolling.0 > position.order.0;
         }
-        check_size(&file, &backing_name, backing, &volume, has, growing)?;
+        if let Some(backing) = backing {
+            check_size(&file, &backing_name, backing, &volume, has, growing)?;
+        }
         let gaps = check_gaps(&found, at, timestamp, prefer, newer_than, allow_gaps)?;
         if let Some(order) = found.without_image {
             return Err(without_image(order, prefer));
@@ -616,6 +640,13 @@ fn what_it_is(backing: Backing<'_>) -> &'static str {
         Backing::Primary(_) => "primary",
         Backing::Base(_) => "base",
     }
+}
+
+/// What reads as zeroes, wherever.
+fn open_nothing() -> Result<(String, File), Error> {
+    let name = "/dev/zero";
+    let file = File::open(name).map_err(|e| Error::io(name, "opening", e))?;
+    Ok((name.to_owned(), file))
 }
 
 fn open_file(backing: Backing<'_>) -> Result<(String, File), Error> {

@@ -24,6 +24,7 @@ mod backing;
 pub mod base;
 mod batch;
 mod block;
+mod checkpoint;
 pub mod diff;
 mod error;
 mod follow;

@@ -145,6 +145,7 @@ impl Journal {
             durable: Durable { order: 0, timestamp: 0, numbers: Vec::new() },
             durable_batch: 0,
             note_generation,
+            note_is_behind: false,
             opened,
             roll: None,
             merge_halvings: 0,

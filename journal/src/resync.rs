@@ -5,6 +5,10 @@
 //! volume was compared in full; without it, after a crash in between, nothing is closed, and the next
 //! resync does it again.
 
+mod regions;
+
+pub use regions::ReadPrimary;
+
 use crate::error::Error;
 use crate::image::{Backing, Image};
 use crate::moment::Moment;
@@ -12,7 +16,7 @@ use crate::reader::JournalReader;
 use crate::record::{Delivered, OwnedRecord, Record};
 use crate::tables::Volume;
 use crate::writer::{now, Journal};
-use layout::entry::{flags, EntryHeader, Journaled, Kind, Updated};
+use layout::entry::{EntryHeader, Journaled, Kind, Updated};
 use layout::SECTOR_BYTES;
 use std::fs::File;
 use std::path::Path;
@@ -77,10 +81,7 @@ impl Journal {
             }
             Ok(())
         })?;
-        let mut marker = self.next_header(Kind::Marker, self.own_port(&volume)?, volume.index);
-        marker.flags = flags::RESYNCED.into();
-        marker.seal(&[]);
-        self.append_own(&OwnedRecord { header: marker, payload: Vec::new() })?;
+        self.append_resynced(&volume)?;
         self.sync()?;
         Ok(resynced)
     }

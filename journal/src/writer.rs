@@ -132,6 +132,8 @@ pub struct Journal {
     pub(crate) durable: Durable,
     pub(crate) durable_batch: u64,
     pub(crate) note_generation: u64,
+    /// The last note is written and perhaps not durable.
+    pub(crate) note_is_behind: bool,
     pub(crate) opened: Opened,
     /// Bases have to be rolled on to this entry, order and stamp, before more is given up.
     pub(crate) roll: Option<(u64, u64)>,
@@ -153,6 +155,8 @@ pub struct Journal {
 pub(crate) struct Commit {
     storage: Arc<dyn Storage>,
     note: Note,
+    /// The note is durable, too, before the commit ends.
+    note_waits: bool,
     numbers: Vec<(u8, u64)>,
 }
 
@@ -164,7 +168,10 @@ impl Commit {
         // 2. The note that they are durable, itself durable. A crash before this returns leaves whole
         //    batches that nobody was told of. After it, whoever finds one of them damaged knows that
         //    it had been whole.
-        head::write_note(&*self.storage, &self.note)
+        match self.note_waits {
+            true => head::write_note(&*self.storage, &self.note),
+            false => head::write_note_soon(&*self.storage, &self.note),
+        }
     }
 }
 
@@ -599,12 +606,27 @@ impl Journal {
     /// mistaken for a torn tail.
     pub fn sync(&mut self) -> Result<Durable, Error> {
         self.flush()?;
-        if self.durable_batch < self.chain.batch {
+        if self.durable_batch < self.chain.batch || self.note_is_behind {
             self.commit()?;
         }
         Ok(self.durable.clone())
     }
 
+    /// [`Journal::sync`] with one sync instead of two: everything appended is durable, and the note that says so is only
+    /// written. The next sync of either kind makes that durable too; until then damage to the last batches would be taken
+    /// for a torn tail, if the machine stops (`docs/decisions/0072-one-sync-a-flush.md`). Let a [`Journal::sync`] follow
+    /// when nothing else does.
+    pub fn sync_batches(&mut self) -> Result<Durable, Error> {
+        self.flush()?;
+        if self.durable_batch < self.chain.batch {
+            let begun = Commit { note_waits: false, ..self.begin_commit() };
+            let ran = begun.run();
+            self.finish_commit(begun, ran)?;
+        }
+        Ok(self.durable.clone())
+    }
+
+    /// A commit, from begin to end.
     pub(crate) fn commit(&mut self) -> Result<(), Error> {
         let begun = self.begin_commit();
         let ran = begun.run();
@@ -618,6 +640,7 @@ impl Journal {
         self.committing = true;
         Commit {
             storage: Arc::clone(&self.storage),
+            note_waits: true,
             note: Note {
                 prefix: block::prefix(magic::NOTE),
                 journal_id: self.head.journal_id(),
@@ -644,8 +667,9 @@ impl Journal {
     pub(crate) fn finish_commit(&mut self, begun: Commit, ran: Result<(), Error>) -> Result<(), Error> {
         assert!(std::mem::take(&mut self.committing), "a commit is ended once");
         self.stop_on_error(ran)?;
-        let Commit { note, numbers, .. } = begun;
+        let Commit { note, note_waits, numbers, .. } = begun;
         self.note_generation = note.generation.get();
+        self.note_is_behind = !note_waits;
         assert!(self.durable_batch <= note.batch.get(), "what was durable stays so");
         self.durable_batch = note.batch.get();
         self.durable = Durable { order: note.order.get(), timestamp: note.timestamp.get(), numbers };

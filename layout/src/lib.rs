@@ -8,6 +8,7 @@
 
 pub mod aoe;
 pub mod crc;
+pub mod dirty_log;
 pub mod entry;
 pub mod journal_file;
 pub mod nbd;

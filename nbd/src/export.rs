@@ -78,6 +78,19 @@ pub trait Export: Send + Sync {
         false
     }
 
+    /// Whether a write of so many bytes would have to wait for something now, for long perhaps: then it is run beside the
+    /// others, so that reads don't wait behind it. Asked for each write that would be run at once, so it has to be quick.
+    fn write_waits(&self, bytes: u32) -> bool {
+        let _ = bytes;
+        false
+    }
+
+    /// Whether a flush may take longer than a client with nothing else under way would mind if its next request came
+    /// meanwhile. Otherwise such a client's flush is run at once, without another thread.
+    fn flush_waits(&self) -> bool {
+        true
+    }
+
     /// Whether [`Export::extents`] is cheap and knows zeroes: then long reads ask it first, and what reads as
     /// zeroes is neither read nor sent.
     fn sparse(&self) -> bool {

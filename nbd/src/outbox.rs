@@ -93,6 +93,11 @@ impl<'a> Outbox<'a> {
         !state.broken
     }
 
+    /// Requests that are charged.
+    pub fn requests(&self) -> usize {
+        self.state().charged.requests
+    }
+
     /// An empty buffer.
     pub fn buffer(&self) -> Replies {
         self.state().kept.pop().unwrap_or_default()

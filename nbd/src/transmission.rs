@@ -176,8 +176,18 @@ impl<'a> Receiver<'a> {
         let charge = transmission.charge(&command);
         self.charge(charge)?;
         let length = if matches!(command, Command::Write { .. }) { header.length.get() as usize } else { 0 };
+        if matches!(command, Command::Flush) && self.is_alone() && !transmission.agreed.export.flush_waits() {
+            self.send_batch();
+            execute(transmission.agreed, header.cookie, Ok(command), &[], &mut self.batch);
+            self.batch_charge.add(charge);
+            return Ok(());
+        }
         let pace = transmission.pace(&command);
-        if let Some(pace) = pace.filter(|pace| pace.is_quick()) {
+        let waits = match command {
+            Command::Write { bytes, .. } => pace.is_some() && transmission.agreed.export.write_waits(bytes),
+            _ => false,
+        };
+        if let Some(pace) = pace.filter(|pace| pace.is_quick() && !waits) {
             while !self.input.has(length) {
                 self.send_batch();
                 self.input.receive()?;
@@ -203,6 +213,11 @@ impl<'a> Receiver<'a> {
         let job = Job { cookie: header.cookie, command: Ok(command), payload, charge };
         transmission.workers.run(scope, job, |job| transmission.work(job));
         Ok(())
+    }
+
+    /// Nothing else of this client is under way, and nothing more has come.
+    fn is_alone(&self) -> bool {
+        !self.input.has(1) && self.transmission.outbox.requests() <= self.batch_charge.requests + 1
     }
 
     fn charge(&mut self, charge: Charge) -> Result<(), End> {

@@ -4,9 +4,25 @@
 //! open would still deliver records stamped before those, and the journal would have to refuse them. And a rollback
 //! writes primary, which nobody else may write meanwhile. So whoever wants to run takes the turn.
 
+use crate::error::Error;
 use indicatif::ProgressBar;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+/// Software ports that are served as long as the daemon runs. They have the ports open whenever nothing else has the turn.
+pub trait Lodger: Send + Sync {
+    /// Lets no more writes in, and ends the session in order. Called by who has the turn.
+    fn step_aside(&self) -> Result<(), Error>;
+    /// The turn is over: writes may go on. Doesn't wait for that.
+    fn come_back(&self);
+    /// Hands what has been answered to the journal. The last number that the arbiter gave.
+    fn drain(&self) -> Result<u64, Error>;
+    /// Clients that are connected to a volume.
+    fn clients(&self, volume: &str) -> usize;
+    /// Is this volume served?
+    fn serves(&self, volume: &str) -> bool;
+}
 
 /// What runs.
 #[derive(Clone, Debug)]
@@ -33,6 +49,7 @@ struct Inside {
 struct State {
     running: Option<Running>,
     ending: bool,
+    lodger: Option<Arc<dyn Lodger>>,
 }
 
 /// Why there is no turn.
@@ -97,7 +114,39 @@ impl Activity {
     /// It has, and nothing runs any more.
     pub fn is_over(&self) -> bool {
         let state = self.state();
-        state.ending && state.running.is_none()
+        state.ending && state.running.is_none() && state.lodger.is_none()
+    }
+
+    /// What is served; as long as there is something, nothing is over.
+    pub fn set_lodger(&self, lodger: Option<Arc<dyn Lodger>>) {
+        self.state().lodger = lodger;
+    }
+
+    /// What is served.
+    pub fn lodger(&self) -> Option<Arc<dyn Lodger>> {
+        self.state().lodger.clone()
+    }
+
+    /// Wakes who waits here.
+    pub fn notify(&self) {
+        let _state = self.state();
+        self.0.changed.notify_all();
+    }
+
+    /// Waits until the daemon is told to end, or something changes; `limit` at most.
+    pub fn wait_for_end(&self, limit: Duration) {
+        let state = self.state();
+        if !state.ending {
+            drop(self.0.changed.wait_timeout(state, limit));
+        }
+    }
+
+    /// Waits until `done`, of which [`Activity::notify`] tells; `limit` at most.
+    pub fn wait_for(&self, done: &AtomicBool, limit: Duration) {
+        let state = self.state();
+        if !done.load(Ordering::Acquire) {
+            drop(self.0.changed.wait_timeout(state, limit));
+        }
     }
 }
 
@@ -122,7 +171,7 @@ impl Drop for Turn {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::atomic::AtomicU32;
     use std::time::Instant;
 
     #[test]

@@ -12,6 +12,7 @@ use super::protocol::{
 use crate::arguments::{Arguments, Replay};
 use crate::error::Error;
 use crate::image::named;
+use crate::output::count;
 use crate::{base, bookmark, volume};
 use clap::Parser;
 use indicatif::ProgressBar;
@@ -140,6 +141,7 @@ fn answer(request: Request, client: &mut Client, desk: &Arc<Desk>) -> Answer {
             let moment: Moment = at.parse()?;
             // What can't be named is refused without the journal's thread. Then it is looked up once more where nothing
             // is merged meanwhile.
+            desk.drain_served()?;
             bookmark::place(&desk.name, moment)?;
             let file = desk.name.clone();
             let added = desk.ask_between(move |held| {
@@ -153,6 +155,7 @@ fn answer(request: Request, client: &mut Client, desk: &Arc<Desk>) -> Answer {
         }
         Command::ImageCreate { name, volume, at } => {
             let moment: Moment = at.parse()?;
+            desk.drain_served()?;
             bookmark::place(&desk.name, moment)?;
             let file = desk.name.clone();
             let added = desk.ask_between(move |held| {
@@ -181,6 +184,7 @@ fn answer(request: Request, client: &mut Client, desk: &Arc<Desk>) -> Answer {
                 None => Target::Undo { discard },
             };
             let turn = turn(client, desk, &format!("a rollback of volume {volume}"), STAMPS, wait)?;
+            nobody_uses(desk, &volume)?;
             let bar = turn.bar.clone();
             let rolled = desk.ask_between(move |held| {
                 let mut progress = shown_on(&turn.bar);
@@ -225,7 +229,8 @@ fn answer(request: Request, client: &mut Client, desk: &Arc<Desk>) -> Answer {
         Command::BaseCreate { volume, primary, base, replace } => {
             whole(&primary, "primary storage")?;
             whole(&base, "base")?;
-            let turn = turn(client, desk, &format!("a base of volume {volume}"), WRITES, wait)?;
+            // What is served goes on meanwhile: it knows the last number that its arbiter gave.
+            let turn = turn_beside(client, desk, &format!("a base of volume {volume}"), WRITES, wait)?;
             let bar = turn.bar.clone();
             let (tell, told) = sync_channel(1);
             let desk = Arc::clone(desk);
@@ -238,6 +243,11 @@ fn answer(request: Request, client: &mut Client, desk: &Arc<Desk>) -> Answer {
         }
         Command::VolumeResize { volume, sectors, primary } => {
             primary.iter().try_for_each(|primary| whole(primary, "primary storage"))?;
+            if desk.activity.lodger().is_some_and(|lodger| lodger.serves(&volume)) {
+                let what =
+                    format!("volume {volume} is being served with the size that it has: stop that first");
+                return Err(Error::Failed(what));
+            }
             let turn = turn(client, desk, &format!("a resize of volume {volume}"), STAMPS, wait)?;
             let bar = turn.bar.clone();
             let file = desk.name.clone();
@@ -250,6 +260,13 @@ fn answer(request: Request, client: &mut Client, desk: &Arc<Desk>) -> Answer {
         }
         Command::Replay { arguments, folder } => {
             let replay = parse_replay(arguments, &folder)?;
+            if desk.activity.lodger().is_some() {
+                let what = format!(
+                    "{}: volumes are being served; a replay needs the journal's ports",
+                    desk.name.display()
+                );
+                return Err(Error::Failed(what));
+            }
             let turn = turn(client, desk, &replaying(&replay), STAMPS, wait)?;
             let bar = turn.bar.clone();
             let (tell, told) = sync_channel(WAITING_LINES);
@@ -291,9 +308,11 @@ fn create_base(
         })
     })??;
     let copied = copy.copy(&mut shown_on(&turn.bar))?;
-    // The ports are closed: the journal has everything that the copy may hold.
+    // If nothing is served the ports are closed: the journal has everything that the copy may hold. Else it has it as
+    // soon as it has this number.
+    let number = desk.drain_served()?;
     desk.call_between(move |held| {
-        on(held, |journal| journal.finish_base(copied, 0).map_err(base::explained))
+        on(held, |journal| journal.finish_base(copied, number).map_err(base::explained))
     })?
 }
 
@@ -337,8 +356,35 @@ fn shown_on(bar: &ProgressBar) -> impl FnMut(u64, u64) + use<> {
     }
 }
 
-/// The turn, at once or, if that was asked for, when what runs has ended.
+/// A file system on a volume that is rolled back under it would not notice.
+fn nobody_uses(desk: &Desk, volume: &str) -> Result<(), Error> {
+    let clients = desk.activity.lodger().map_or(0, |lodger| lodger.clients(volume));
+    match clients {
+        0 => Ok(()),
+        _ => Err(Error::Failed(format!(
+            "volume {volume} is in use by {}: disconnect first, for whoever uses it would not notice that it changes",
+            count(clients as u64, "client", "clients")
+        ))),
+    }
+}
+
+/// The turn, with the journal's ports closed: what is served steps aside.
 fn turn(client: &mut Client, desk: &Arc<Desk>, what: &str, why: &str, wait: bool) -> Result<Turn, Error> {
+    let turn = turn_beside(client, desk, what, why, wait)?;
+    if let Some(lodger) = desk.activity.lodger() {
+        lodger.step_aside()?;
+    }
+    Ok(turn)
+}
+
+/// The turn, at once or, if that was asked for, when what runs has ended.
+fn turn_beside(
+    client: &mut Client,
+    desk: &Arc<Desk>,
+    what: &str,
+    why: &str,
+    wait: bool,
+) -> Result<Turn, Error> {
     loop {
         let running = match desk.begin(what) {
             Ok(turn) => return Ok(turn),

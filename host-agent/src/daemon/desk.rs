@@ -1,7 +1,7 @@
 //! Where the daemon's threads meet: they leave work for the journal's thread here, and read what it last saw.
 
 use super::activity::{Activity, NoTurn, Turn};
-use super::owner::{Held, Job, Tell, Work};
+use super::owner::{self, Held, Job, Tell, Work};
 use crate::error::Error;
 use crate::status::{self, Doing, MergingStatus, Owner, PortStatus, Room, Status};
 use journal::{Journal, PreviousEnd};
@@ -16,6 +16,7 @@ const WAITING: usize = 64;
 /// See the module.
 pub struct Desk {
     work: SyncSender<Work>,
+    held: Arc<Mutex<Held>>,
     /// What runs.
     pub activity: Activity,
     /// The journal's name, as the daemon was given it.
@@ -48,10 +49,16 @@ struct Seen {
 
 impl Desk {
     /// With what is left here for the journal's thread.
-    pub fn new(name: &Path, journal_id: String, control: &Path) -> (Arc<Self>, Receiver<Work>) {
+    pub fn new(
+        name: &Path,
+        journal_id: String,
+        control: &Path,
+        held: &Arc<Mutex<Held>>,
+    ) -> (Arc<Self>, Receiver<Work>) {
         let (work, take) = sync_channel(WAITING);
         let desk = Self {
             work,
+            held: Arc::clone(held),
             activity: Activity::default(),
             name: name.to_owned(),
             journal_id,
@@ -103,6 +110,20 @@ impl Desk {
         self.ask(work)?.recv().map_err(|_| over())
     }
 
+    /// Has something done here and now, as soon as the journal's thread rests: without crossing to it and back.
+    pub fn now<T>(&self, work: impl FnOnce(&mut Held) -> T) -> T {
+        let mut held = owner::lock(&self.held);
+        let done = work(&mut held);
+        if let Ok(journal) = held.journal() {
+            self.look_at(journal);
+        }
+        // Merging may have something to do, or everything is over.
+        if held.wants_attention() {
+            self.wake();
+        }
+        done
+    }
+
     /// [`Desk::ask_between`], and waits.
     pub fn call_between<T: Send + 'static>(
         &self,
@@ -116,9 +137,18 @@ impl Desk {
         let desk = Arc::downgrade(self);
         self.activity.begin(what, move || {
             if let Some(desk) = desk.upgrade() {
+                if let Some(lodger) = desk.activity.lodger() {
+                    lodger.come_back();
+                }
                 desk.wake();
             }
         })
+    }
+
+    /// What is served hands over what it has answered, so that the journal's end is where its clients are. The last number
+    /// of its arbiter; 0: nothing is served.
+    pub fn drain_served(&self) -> Result<u64, Error> {
+        self.activity.lodger().map_or(Ok(0), |lodger| lodger.drain())
     }
 
     /// Ends the daemon, in order. Says whether that is new.
@@ -140,7 +170,7 @@ impl Desk {
     }
 
     /// The journal's thread looks around. It does so anyway if there is so much work that no more can be left.
-    fn wake(&self) {
+    pub fn wake(&self) {
         let _ = self.work.try_send(Work::Look);
     }
 

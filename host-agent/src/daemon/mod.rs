@@ -24,7 +24,10 @@ mod merging;
 mod owner;
 mod protocol;
 
+pub use activity::Lodger;
 pub use ask::{absolute_name, daemon_of, reach, replay, status, Reached};
+pub use desk::{say, Desk};
+pub use owner::Held;
 pub use protocol::{
     BasedResult, Bookmarked, Command, MergeResult, ResizeResult, ResyncResult, RollBackResult,
 };
@@ -34,13 +37,12 @@ use crate::error::Error;
 use crate::output::{count, Output};
 use crate::replay::tell_what_was_found;
 use clap::{Args, Parser};
-use desk::Desk;
 use ingest::Listener;
 use journal::{CreateOptions, Journal, JournalReader};
 use merging::Merging;
-use owner::Held;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 /// `daemon`.
 #[derive(Debug, Args)]
@@ -80,36 +82,69 @@ It ends at SIGINT or SIGTERM: what is under way is settled, and everything is du
 /// Runs the command.
 pub fn run(arguments: &Daemon) -> Result<(), Error> {
     let replay = replay_of(arguments)?;
-    let mut output = Output::to(std::io::stdout(), |note| desk::say(note));
-    let mut held = open(arguments, &mut output)?;
-    let control = arguments.control.clone().unwrap_or_else(|| ask::default_socket(&arguments.journal));
-    let listener = nbd::Listener::unix(&control)?;
-    let journal_id = JournalReader::open(&arguments.journal)?.summary().journal_id;
-    let (desk, work) = Desk::new(&arguments.journal, hexadecimal(&journal_id), &control);
-    let journal = held.journal()?;
-    desk.look_at(journal);
     let bases =
         arguments.base.iter().map(|base| (format!("{}.{}", base.shelf, base.slot), base.file.clone()));
-    let mut merging = Merging::start(&desk, bases.collect())?;
+    let holding = Holding {
+        journal: &arguments.journal,
+        control: arguments.control.as_deref(),
+        create: arguments.create.then_some(arguments.size.0),
+        bases: bases.collect(),
+        recovers: false,
+    };
+    hold(&holding, |desk, _, output| {
+        output.flush()?;
+        let Some(replay) = replay else { return Ok(()) };
+        let turn = desk.begin(&connection::replaying(&replay));
+        let turn = turn.map_err(|_| Error::Failed("the daemon was told to end at once".into()))?;
+        ingest::start(desk, turn, replay, Listener::Daemon)
+    })
+}
+
+/// How a journal is held.
+pub struct Holding<'a> {
+    /// The journal.
+    pub journal: &'a Path,
+    /// The control socket, if it isn't the journal's own.
+    pub control: Option<&'a Path>,
+    /// Make the journal, with so many bytes.
+    pub create: Option<u64>,
+    /// Bases by the names of their volumes.
+    pub bases: Vec<(String, PathBuf)>,
+    /// Whoever begins makes good what an unclean stop left.
+    pub recovers: bool,
+}
+
+/// Holds a journal until it is told to end. `begin` is called when it is held, on the journal's thread.
+pub fn hold(
+    holding: &Holding<'_>,
+    begin: impl FnOnce(&Arc<Desk>, &mut Held, &mut Output) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let mut output = Output::to(std::io::stdout(), |note| desk::say(note));
+    let held = Arc::new(Mutex::new(open(holding, &mut output)?));
+    let control = holding.control.map_or_else(|| ask::default_socket(holding.journal), Path::to_owned);
+    let listener = nbd::Listener::unix(&control)?;
+    let journal_id = JournalReader::open(holding.journal)?.summary().journal_id;
+    let (desk, work) = Desk::new(holding.journal, hexadecimal(&journal_id), &control, &held);
+    let mut begun = owner::lock(&held);
+    let journal = begun.journal()?;
+    desk.look_at(journal);
+    let mut merging = Merging::start(&desk, holding.bases.clone())?;
     let clients = control::start(&listener, &desk)?;
     output.line(format!(
         "holding {}: session {}, {}; process {}, control socket {}",
-        arguments.journal.display(),
+        holding.journal.display(),
         journal.opened().session,
         count(journal.end().order, "entry", "entries"),
         std::process::id(),
         control.display()
     ))?;
+    begin(&desk, &mut begun, &mut output)?;
+    drop(begun);
     output.finish()?;
-    if let Some(replay) = replay {
-        let turn = desk.begin(&connection::replaying(&replay));
-        let turn = turn.map_err(|_| Error::Failed("the daemon was told to end at once".into()))?;
-        ingest::start(&desk, turn, replay, Listener::Daemon)?;
-    }
-    owner::serve(&mut held, &work, &desk, &mut merging);
+    owner::serve(&held, &work, &desk, &mut merging);
     // Whoever still waits for this thread hears that it doesn't work any more.
     drop(work);
-    let ended = held.close();
+    let ended = owner::lock(&held).close();
     clients.wait();
     // The socket goes before the journal is free for others: it would be taken for theirs.
     drop(listener);
@@ -117,34 +152,34 @@ pub fn run(arguments: &Daemon) -> Result<(), Error> {
     match desk.fatal() {
         Some(error) => Err(error),
         None => {
-            desk::say(format_args!("{}: ended in order", arguments.journal.display()));
+            desk::say(format_args!("{}: ended in order", holding.journal.display()));
             Ok(())
         }
     }
 }
 
-fn open(arguments: &Daemon, output: &mut Output) -> Result<Held, Error> {
-    if arguments.create {
+fn open(holding: &Holding<'_>, output: &mut Output) -> Result<Held, Error> {
+    if let Some(bytes) = holding.create {
         let options = CreateOptions {
-            bytes: Some(arguments.size.0),
+            bytes: Some(bytes),
             segment_bytes: None,
             volumes: Vec::new(),
             ports: Vec::new(),
             writer: concat!("host-agent ", env!("CARGO_PKG_VERSION"), " daemon").into(),
         };
-        let made = Journal::create(&arguments.journal, &options).map_err(|error| match error {
+        let made = Journal::create(holding.journal, &options).map_err(|error| match error {
             journal::Error::Exists { .. } => Error::JournalHint(error, "leave out --create to go on with it"),
             other => other.into(),
         })?;
         return Held::take_over(made);
     }
-    let mut held = Held::open(&arguments.journal).map_err(|error| match error {
-        Error::Journal(error @ journal::Error::Io { .. }) if !arguments.journal.exists() => {
+    let mut held = Held::open(holding.journal).map_err(|error| match error {
+        Error::Journal(error @ journal::Error::Io { .. }) if !holding.journal.exists() => {
             Error::JournalHint(error, "--create makes it")
         }
         other => other,
     })?;
-    tell_what_was_found(&arguments.journal, held.journal()?, output);
+    tell_what_was_found(holding.journal, held.journal()?, holding.recovers, output);
     Ok(held)
 }
 

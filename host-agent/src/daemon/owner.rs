@@ -12,7 +12,7 @@ use journal::{Durable, Journal, Port, Storage, Volume};
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 /// Name and version, for the record of sessions in which the journal rests.
 const WRITER: &str = concat!("host-agent ", env!("CARGO_PKG_VERSION"), " daemon");
@@ -66,6 +66,11 @@ impl Held {
     /// The journal.
     pub fn journal(&mut self) -> Result<&mut Journal, Error> {
         self.journal.as_mut().ok_or_else(|| Error::Failed("the daemon is ending".into()))
+    }
+
+    /// The journal's thread has something to do though nobody has left work for it.
+    pub fn wants_attention(&self) -> bool {
+        self.no_room || self.failed.is_some()
     }
 
     /// Entries can take no segment any more.
@@ -168,18 +173,32 @@ impl Held {
     }
 }
 
+/// The journal, for as long as nobody else needs it. Whoever panicked with it left it in a state that nobody knows: then the
+/// process ends, as after a kill.
+pub fn lock(held: &Mutex<Held>) -> MutexGuard<'_, Held> {
+    held.lock().unwrap_or_else(|_| {
+        super::say("error: an error in the program itself while it had the journal; standard error says where. It ends as if killed");
+        std::process::abort()
+    })
+}
+
 /// Does what is sent, and merges beside it, until the daemon is told to end and nothing is under way any more, or until
-/// the journal fails.
-pub fn serve(held: &mut Held, work: &Receiver<Work>, desk: &Desk, merging: &mut Merging) {
+/// the journal fails. While it waits, others may have the journal.
+pub fn serve(held: &Mutex<Held>, work: &Receiver<Work>, desk: &Desk, merging: &mut Merging) {
     let mut waiting = VecDeque::new();
     loop {
-        merging.go_on(held, desk);
+        let mut free = lock(held);
+        merging.go_on(&mut free, desk);
+        // What waits would wait for ever if nobody sent anything any more.
+        let next = !waiting.is_empty() && merging.lets_others(&free);
+        drop(free);
         let work = match merging.look_again() {
-            // What waits would wait for ever if nobody sent anything any more.
-            _ if !waiting.is_empty() && merging.lets_others(held) => Ok(Work::Look),
+            _ if next => Ok(Work::Look),
             None => work.recv().map_err(|_| RecvTimeoutError::Disconnected),
             Some(pause) => work.recv_timeout(pause),
         };
+        let mut taken = lock(held);
+        let held = &mut *taken;
         match work {
             Ok(Work::Do(job)) => run(job, held, desk),
             Ok(Work::Between(job)) => {

@@ -209,7 +209,7 @@ fn open_journal(arguments: &Replay, primaries: &[Primary], output: &mut Output) 
         }
         _ => error.into(),
     })?;
-    tell_what_was_found(&arguments.journal, &journal, output);
+    tell_what_was_found(&arguments.journal, &journal, false, output);
     let sectors = JournalReader::open(&arguments.journal)?.sectors_now()?;
     let volumes = volumes(arguments, primaries, journal.tables(), &sectors)?;
     journal.set_volumes(&volumes)?;
@@ -218,7 +218,8 @@ fn open_journal(arguments: &Replay, primaries: &[Primary], output: &mut Output) 
 }
 
 /// What opening found and did goes to the one who has to know: nothing of it is an error.
-pub fn tell_what_was_found(name: &Path, journal: &Journal, output: &mut Output) {
+/// `recovers`: whoever asked makes good what an unclean stop left, and says so.
+pub fn tell_what_was_found(name: &Path, journal: &Journal, recovers: bool, output: &mut Output) {
     let name = name.display();
     let opened = journal.opened();
     let end = journal.end();
@@ -233,7 +234,7 @@ pub fn tell_what_was_found(name: &Path, journal: &Journal, output: &mut Output) 
     for repaired in &opened.repaired {
         output.note(format!("{name}: repaired from an intact copy: {repaired}"));
     }
-    if opened.previous == PreviousEnd::Unclean {
+    if opened.previous == PreviousEnd::Unclean && !recovers {
         output.note(format!(
             "{name}: the last session did not end in order. Primary may be ahead of the journal, so moments \
              from here on are made only with --allow-gaps"

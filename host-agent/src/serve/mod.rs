@@ -1,0 +1,130 @@
+//! `host-agent serve`: files and devices over NBD, every write journaled.
+//!
+//! | file | job |
+//! |---|---|
+//! | `exports` | what is served: NAME=PRIMARY, and the volumes that this makes |
+//! | `owner` | the journal's thread, as the ports see it |
+//! | `serving` | a session with its ports open: begins, steps aside for who needs it, ends |
+//!
+//! It is the journal's daemon too (`daemon`): what needs the owner works beside it.
+
+mod exports;
+mod owner;
+mod serving;
+
+use crate::arguments::{ImagesKind, Size};
+use crate::daemon::{self, Holding};
+use crate::error::Error;
+use clap::{Args, ValueEnum};
+use exports::BaseOf;
+pub use exports::ExportOf;
+use ports::path::{Durability, Images};
+use std::path::PathBuf;
+
+/// `serve`.
+#[derive(Debug, Args)]
+#[command(after_long_help = EXAMPLES)]
+pub struct Serve {
+    /// The journal; an existing one is continued
+    #[arg(long, value_name = "FILE")]
+    pub journal: PathBuf,
+    /// Make the journal; it must not exist
+    #[arg(long)]
+    pub create: bool,
+    /// Size of the journal that is made, all of it allocated at once: 8G, 1T
+    #[arg(long, value_name = "SIZE", default_value = "1G", requires = "create")]
+    pub size: Size,
+    /// A volume and its primary storage: a file, a block device, or LENGTH bytes of one from OFFSET on. All volumes of a
+    /// journal share one time line
+    #[arg(long, value_name = "NAME=PRIMARY[:OFFSET+LENGTH]", required = true)]
+    pub export: Vec<ExportOf>,
+    /// The Unix socket to serve on; only this user may connect
+    #[arg(long, value_name = "PATH")]
+    pub socket: PathBuf,
+    /// What is journaled of a write: the data after it, before it, or both. With `before` and `both` any moment can be had
+    /// back from primary alone, and a write waits until its entry is durable
+    #[arg(long, value_enum, value_name = "IMAGES", default_value_t = ImagesKind::After)]
+    pub images: ImagesKind,
+    /// What an answer promises
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t = DurabilityKind::Flush)]
+    pub durability: DurabilityKind,
+    /// A volume's base: what the schedule keeps no longer is rolled into it
+    #[arg(long, value_name = "NAME=FILE")]
+    pub base: Vec<BaseOf>,
+    /// Memory for each client's writes that the journal hasn't taken yet; a client that has filled it waits
+    #[arg(long, value_name = "SIZE", default_value = "8M")]
+    pub memory: Size,
+    /// The log of where primary may be ahead of the journal. JOURNAL.dirty if not given
+    #[arg(long, value_name = "FILE")]
+    pub dirty_log: Option<PathBuf>,
+    /// The Unix socket for commands that need the journal's owner; only this user and root may. JOURNAL.sock if not given
+    #[arg(long, value_name = "SOCKET")]
+    pub control: Option<PathBuf>,
+}
+
+/// `--durability`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DurabilityKind {
+    /// A write is answered when its entry is durable in the journal
+    Strict,
+    /// As of a disk: a FLUSH (or FUA) is answered when everything answered before it is durable
+    Flush,
+    /// A FLUSH doesn't wait: what is answered is durable some moments later
+    Relaxed,
+}
+
+impl From<DurabilityKind> for Durability {
+    fn from(kind: DurabilityKind) -> Self {
+        match kind {
+            DurabilityKind::Strict => Durability::Strict,
+            DurabilityKind::Flush => Durability::Flush,
+            DurabilityKind::Relaxed => Durability::Relaxed,
+        }
+    }
+}
+
+impl From<ImagesKind> for Images {
+    fn from(kind: ImagesKind) -> Self {
+        match kind {
+            ImagesKind::After => Images::After,
+            ImagesKind::Before => Images::Before,
+            ImagesKind::Both => Images::Both,
+        }
+    }
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  cp --sparse=always disk.img base.img                     the base of every restore: from before the first write
+  host-agent serve --journal j --create --size 8G --export disk=disk.img --socket /run/disk.sock
+  nbd-client -unix /run/disk.sock /dev/nbd0                or qemu: -drive file=nbd+unix:///disk?socket=/run/disk.sock
+  host-agent image serve j --volume disk --base base.img --at -15m --socket /run/then.sock
+  host-agent bookmark add j before-upgrade                 everything works beside it
+
+It ends at SIGINT or SIGTERM: everything is durable, and the session ends in order. After a kill or a power cut the same
+command without --create goes on: it makes journal and primary even first, and says what it did.";
+
+/// Smallest partial journal: a batch, so that handing over keeps up.
+const LEAST_MEMORY: u64 = 1 << 20;
+
+/// Runs the command.
+pub fn run(arguments: &Serve) -> Result<(), Error> {
+    if arguments.memory.0 < LEAST_MEMORY {
+        return Err(Error::Misuse(format!("--memory: {LEAST_MEMORY} bytes at least")));
+    }
+    let exports = exports::open(&arguments.export)?;
+    exports::check_bases(&arguments.base, &exports)?;
+    let dirty_log = exports::dirty_log_of(arguments)?;
+    let holding = Holding {
+        journal: &arguments.journal,
+        control: arguments.control.as_deref(),
+        create: arguments.create.then_some(arguments.size.0),
+        bases: arguments.base.iter().map(|base| (base.name.clone(), base.file.clone())).collect(),
+        recovers: true,
+    };
+    // Before the journal is touched: another server's socket is left alone.
+    let listener = nbd::Listener::unix(&arguments.socket)?;
+    daemon::hold(&holding, |desk, held, output| {
+        serving::begin(arguments, exports, &dirty_log, listener, desk, held, output)
+    })
+}

@@ -1,0 +1,402 @@
+//! The durable log of dirty regions: where primary may be ahead of the journal. Its bytes: `layout::dirty_log`.
+//!
+//! A region is marked, durably, before the first write to it reaches primary, and cleared lazily once the journal has durably
+//! everything that was written there. After a stop it says too much at worst, never too little:
+//!
+//! 1. A slot is written durably before any write that it speaks of is let through. A crash in between leaves it torn, and
+//!    the other slot, which was whole before, says enough: that write wasn't.
+//! 2. A slot that is neither whole nor blank beside a whole one may have been torn, or damaged after it had counted. Nobody
+//!    can tell, so everything is taken for dirty.
+
+use journal::Storage;
+use layout::dirty_log::{dirty_flags, Header, Row, BLOCK_BYTES, MAGIC, MOST_REGIONS, SLOT_BYTES};
+use layout::journal_file::{Prefix, PREFIX_CRC_OFFSET, VERSION};
+use std::io;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use zerocopy::{FromBytes, IntoBytes};
+
+/// Bytes of the file.
+pub const FILE_BYTES: u64 = 2 * SLOT_BYTES as u64;
+/// Regions that are marked ahead where writes come one region after the other.
+const AHEAD: usize = 8;
+
+/// The marks of a volume, as they are in the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Marks {
+    volume: u16,
+    shift: u8,
+    regions: u32,
+    bits: Vec<u8>,
+}
+
+/// What the log said when it was opened.
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    /// Why it says nothing certain, so that everything is to be taken for dirty; `None`: it is whole.
+    pub uncertain: Option<String>,
+    /// The boot that it was written in.
+    pub boot_id: [u8; 16],
+    /// Primary has to be replayed whatever the boot.
+    pub replay: bool,
+    /// Did it end in order, the last time that anything was served? If not, that hasn't been made good since. `None`: nobody knows.
+    pub clean: Option<bool>,
+    generation: u64,
+    marks: Vec<Marks>,
+}
+
+impl Found {
+    /// The dirty regions of a volume, in bytes, rising, neighbours joined; `None`: all of it may be.
+    pub fn regions(&self, volume: u16) -> Option<Vec<Range<u64>>> {
+        if self.uncertain.is_some() {
+            return None;
+        }
+        let mut regions: Vec<Range<u64>> = Vec::new();
+        let Some(marks) = self.marks.iter().find(|marks| marks.volume == volume) else {
+            return Some(regions);
+        };
+        for region in
+            (0..marks.regions).filter(|region| marks.bits[*region as usize / 8] >> (region % 8) & 1 == 1)
+        {
+            let range = u64::from(region) << marks.shift..(u64::from(region) + 1) << marks.shift;
+            match regions.last_mut() {
+                Some(last) if last.end == range.start => last.end = range.end,
+                _ => regions.push(range),
+            }
+        }
+        Some(regions)
+    }
+}
+
+/// Reads what a log says.
+pub fn load(storage: &dyn Storage, journal_id: [u8; 16]) -> io::Result<Found> {
+    let mut slots = Vec::new();
+    for slot in 0..2 {
+        let mut bytes = vec![0; SLOT_BYTES];
+        let read = read_up_to(storage, &mut bytes, slot * SLOT_BYTES as u64)?;
+        bytes.truncate(read);
+        slots.push(bytes);
+    }
+    let blank = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);
+    let parsed: Vec<Result<Found, String>> = slots.iter().map(|bytes| parse(bytes, journal_id)).collect();
+    let uncertain = |why: &str| Found { uncertain: Some(why.to_owned()), ..Found::default() };
+    Ok(match (&parsed[0], &parsed[1]) {
+        (Ok(first), Ok(second)) => if first.generation > second.generation { first } else { second }.clone(),
+        (Ok(found), Err(what)) | (Err(what), Ok(found)) => {
+            let other = if parsed[0].is_ok() { &slots[1] } else { &slots[0] };
+            let doubt = (!blank(other)).then(|| what.clone());
+            Found { uncertain: doubt, ..found.clone() }
+        }
+        (Err(_), Err(_)) if slots.iter().all(|slot| blank(slot)) => uncertain("it is new"),
+        (Err(what), Err(_)) => uncertain(what),
+    })
+}
+
+fn read_up_to(storage: &dyn Storage, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut done = 0;
+    while done < buffer.len() {
+        match storage.read_at(&mut buffer[done..], offset + done as u64) {
+            Ok(0) => break,
+            Ok(read) => done += read,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(done)
+}
+
+fn parse(bytes: &[u8], journal_id: [u8; 16]) -> Result<Found, String> {
+    let (header, _) = Header::read_from_prefix(bytes).map_err(|_| "a slot is too short".to_owned())?;
+    if header.prefix.magic != MAGIC || header.prefix.version.get() != VERSION {
+        return Err("a slot doesn't begin with its magic and version".into());
+    }
+    let used = header.bytes.get() as usize;
+    if !(size_of::<Header>()..=bytes.len()).contains(&used) || !used.is_multiple_of(BLOCK_BYTES) {
+        return Err(format!("a slot of {used} bytes"));
+    }
+    if crc_of(&bytes[..used]) != header.prefix.crc.get() {
+        return Err("the CRC of a slot is wrong".into());
+    }
+    if header.journal_id != journal_id {
+        return Err("it is another journal's".into());
+    }
+    let mut rest = &bytes[size_of::<Header>()..used];
+    let mut marks = Vec::new();
+    for _ in 0..header.rows.get() {
+        let (row, after) = Row::read_from_prefix(rest).map_err(|_| "a row runs over the end".to_owned())?;
+        let regions = row.regions.get();
+        let length = bits_bytes(regions);
+        if u64::from(regions) > MOST_REGIONS || row.region_shift >= 48 || length > after.len() {
+            return Err(format!("a row of {regions} regions of 2^{} bytes", row.region_shift));
+        }
+        marks.push(Marks {
+            volume: row.volume.get(),
+            shift: row.region_shift,
+            regions,
+            bits: after[..length].to_vec(),
+        });
+        rest = &after[length..];
+    }
+    Ok(Found {
+        uncertain: None,
+        boot_id: header.boot_id,
+        replay: header.flags.get() & dirty_flags::REPLAY != 0,
+        clean: Some(header.flags.get() & dirty_flags::CLEAN != 0),
+        generation: header.generation.get(),
+        marks,
+    })
+}
+
+fn crc_of(bytes: &[u8]) -> u32 {
+    let crc = layout::crc::crc32c(&bytes[..PREFIX_CRC_OFFSET]);
+    let crc = layout::crc::append(crc, &[0; 4]);
+    layout::crc::append(crc, &bytes[PREFIX_CRC_OFFSET + 4..])
+}
+
+fn bits_bytes(regions: u32) -> usize {
+    (regions as usize).div_ceil(8).next_multiple_of(8)
+}
+
+/// A volume that is served.
+#[derive(Debug)]
+struct Served {
+    volume: u16,
+    shift: u8,
+    /// A bit a region: it is marked in the file, durably.
+    marked: Vec<AtomicU64>,
+    /// Of each region: number of the last entry that wrote there.
+    last: Vec<AtomicU64>,
+}
+
+/// The log, while volumes are served.
+pub struct DirtyLog {
+    storage: Arc<dyn Storage>,
+    journal_id: [u8; 16],
+    boot_id: [u8; 16],
+    served: Vec<Served>,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    generation: u64,
+    replay: bool,
+    clean: bool,
+    /// Of volumes that aren't served now.
+    others: Vec<Marks>,
+    /// A write failed: what the file says is not known, so nothing more may become dirty.
+    failed: bool,
+    slot: Vec<u8>,
+}
+
+impl DirtyLog {
+    /// Begins with nothing of `served` (index and bytes of each volume) dirty: what `found` said of them was dealt with.
+    /// Regions have 2 to the power of `shift` bytes, or more in a large volume.
+    pub fn begin(
+        storage: Arc<dyn Storage>,
+        journal_id: [u8; 16],
+        boot_id: [u8; 16],
+        found: &Found,
+        served: &[(u16, u64)],
+        shift: u8,
+    ) -> io::Result<Self> {
+        let others =
+            found.marks.iter().filter(|marks| served.iter().all(|(volume, _)| *volume != marks.volume));
+        let inner = Inner {
+            generation: found.generation,
+            replay: false,
+            clean: false,
+            others: others.cloned().collect(),
+            failed: false,
+            slot: Vec::new(),
+        };
+        let log = Self {
+            storage,
+            journal_id,
+            boot_id,
+            served: served.iter().map(|(volume, bytes)| Served::new(*volume, *bytes, shift)).collect(),
+            inner: Mutex::new(inner),
+        };
+        // Both slots: what an earlier one said would count if the first of these were torn.
+        for _ in 0..2 {
+            log.write(&mut log.inner(), &[])?;
+        }
+        Ok(log)
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An entry with this number writes there. Called before [`DirtyLog::ensure`], where numbers are given.
+    pub fn touch(&self, row: usize, bytes: Range<u64>, number: u64) {
+        for region in self.served[row].regions(bytes) {
+            self.served[row].last[region].store(number, Ordering::Relaxed);
+        }
+    }
+
+    /// Are these bytes marked, durably?
+    pub fn is_marked(&self, row: usize, bytes: Range<u64>) -> bool {
+        self.served[row].regions(bytes).all(|region| self.served[row].is_marked(region))
+    }
+
+    /// Marks what isn't marked yet. Durable on return.
+    pub fn ensure(&self, row: usize, bytes: Range<u64>) -> io::Result<()> {
+        let served = &self.served[row];
+        if self.is_marked(row, bytes.clone()) {
+            return Ok(());
+        }
+        let mut inner = self.inner();
+        let regions = served.regions(bytes);
+        let mut new: Vec<usize> = regions.clone().filter(|region| !served.is_marked(*region)).collect();
+        if new.is_empty() {
+            // Somebody else has just done it.
+            return Ok(());
+        }
+        if regions.start > 0 && served.is_marked(regions.start - 1) {
+            let ahead = regions.end..(regions.end + AHEAD).min(served.last.len());
+            new.extend(ahead.filter(|region| !served.is_marked(*region)));
+        }
+        self.write(&mut inner, &[(row, &new)])?;
+        for region in new {
+            served.marked[region / 64].fetch_or(1 << (region % 64), Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// Clears what the journal has durably: regions that no entry above `number` wrote to. Called where numbers are given, so
+    /// that nobody is between [`DirtyLog::touch`] and that. Says whether anything was; then [`DirtyLog::save`].
+    pub fn clear(&self, number: u64) -> bool {
+        let mut cleared = false;
+        for served in &self.served {
+            for region in 0..served.last.len() {
+                if served.is_marked(region) && served.last[region].load(Ordering::Relaxed) <= number {
+                    served.marked[region / 64].fetch_and(!(1 << (region % 64)), Ordering::AcqRel);
+                    cleared = true;
+                }
+            }
+        }
+        cleared
+    }
+
+    /// Writes the marks as they are, durably.
+    pub fn save(&self) -> io::Result<()> {
+        self.write(&mut self.inner(), &[])
+    }
+
+    /// Everything is made durable, and the session has ended in order.
+    pub fn end(&self) -> io::Result<()> {
+        let mut inner = self.inner();
+        inner.clean = !inner.replay;
+        self.write(&mut inner, &[])
+    }
+
+    /// Primary can't be trusted to have what was written: at the next start it is replayed from its checkpoint.
+    pub fn ask_for_replay(&self) -> io::Result<()> {
+        let mut inner = self.inner();
+        inner.replay = true;
+        self.write(&mut inner, &[])
+    }
+
+    /// Regions that are marked.
+    pub fn count(&self) -> usize {
+        self.served
+            .iter()
+            .flat_map(|served| &served.marked)
+            .map(|word| word.load(Ordering::Relaxed).count_ones() as usize)
+            .sum()
+    }
+
+    /// Writes the next generation: the marks that there are, and `new` ones.
+    fn write(&self, inner: &mut Inner, new: &[(usize, &[usize])]) -> io::Result<()> {
+        if inner.failed {
+            return Err(io::Error::other("the dirty-region log failed earlier: nothing more is written"));
+        }
+        let mut slot = std::mem::take(&mut inner.slot);
+        slot.clear();
+        slot.resize(size_of::<Header>(), 0);
+        for (index, served) in self.served.iter().enumerate() {
+            let regions = served.last.len() as u32;
+            put_row(&mut slot, served.volume, served.shift, regions);
+            let begin = slot.len();
+            for word in &served.marked {
+                slot.extend_from_slice(&word.load(Ordering::Acquire).to_le_bytes());
+            }
+            assert_eq!(slot.len() - begin, bits_bytes(regions));
+            for region in new.iter().filter(|(row, _)| *row == index).flat_map(|(_, regions)| *regions) {
+                slot[begin + region / 8] |= 1 << (region % 8);
+            }
+        }
+        for marks in &inner.others {
+            put_row(&mut slot, marks.volume, marks.shift, marks.regions);
+            slot.extend_from_slice(&marks.bits);
+        }
+        slot.resize(slot.len().next_multiple_of(BLOCK_BYTES), 0);
+        if slot.len() > SLOT_BYTES {
+            return Err(io::Error::other(format!(
+                "the marks take {} bytes, and a slot has {SLOT_BYTES}",
+                slot.len()
+            )));
+        }
+        let replay = if inner.replay { dirty_flags::REPLAY } else { 0 };
+        let clean = if inner.clean { dirty_flags::CLEAN } else { 0 };
+        let header = Header {
+            prefix: Prefix { magic: MAGIC, version: VERSION.into(), crc: 0.into() },
+            journal_id: self.journal_id,
+            generation: (inner.generation + 1).into(),
+            boot_id: self.boot_id,
+            flags: (replay | clean).into(),
+            rows: ((self.served.len() + inner.others.len()) as u32).into(),
+            bytes: (slot.len() as u32).into(),
+            reserved: 0.into(),
+        };
+        slot[..size_of::<Header>()].copy_from_slice(header.as_bytes());
+        let crc = crc_of(&slot);
+        slot[PREFIX_CRC_OFFSET..PREFIX_CRC_OFFSET + 4].copy_from_slice(&crc.to_le_bytes());
+        let offset = (inner.generation + 1) % 2 * SLOT_BYTES as u64;
+        let written = write_durable(&*self.storage, &slot, offset);
+        inner.slot = slot;
+        match written {
+            Ok(()) => inner.generation += 1,
+            Err(_) => inner.failed = true,
+        }
+        written
+    }
+}
+
+fn put_row(slot: &mut Vec<u8>, volume: u16, shift: u8, regions: u32) {
+    let row = Row { volume: volume.into(), region_shift: shift, reserved: 0, regions: regions.into() };
+    slot.extend_from_slice(row.as_bytes());
+}
+
+fn write_durable(storage: &dyn Storage, bytes: &[u8], offset: u64) -> io::Result<()> {
+    let mut done = 0;
+    while done < bytes.len() {
+        match storage.write_durable_at(&bytes[done..], offset + done as u64) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => done += written,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+impl Served {
+    fn new(volume: u16, bytes: u64, mut shift: u8) -> Self {
+        while bytes.div_ceil(1 << shift) > MOST_REGIONS {
+            shift += 1;
+        }
+        let regions = bytes.div_ceil(1 << shift) as usize;
+        let zeroes = |count: usize| (0..count).map(|_| AtomicU64::new(0)).collect();
+        Self { volume, shift, marked: zeroes(regions.div_ceil(64)), last: zeroes(regions) }
+    }
+
+    fn regions(&self, bytes: Range<u64>) -> Range<usize> {
+        (bytes.start >> self.shift) as usize..(bytes.end.div_ceil(1 << self.shift) as usize)
+    }
+
+    fn is_marked(&self, region: usize) -> bool {
+        self.marked[region / 64].load(Ordering::Acquire) >> (region % 64) & 1 == 1
+    }
+}

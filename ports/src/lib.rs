@@ -1,0 +1,27 @@
+//! Software ports: block devices for NBD clients, every write journaled on its way to primary storage.
+//!
+//! A write goes through the modules so:
+//!
+//! | module | job |
+//! |---|---|
+//! | [`export`] | a client's connection: a source, and a port with a partial journal of its own |
+//! | [`path`] | interlock, entry, primary, answer: `engine::block_port`, with locks and I/O around it |
+//! | [`dirty_log`] | where primary may be ahead of the journal, durable before it is |
+//! | [`primary`] | the device, file, or part of one |
+//! | `drain` | partial journals to the journal's owner, in order; what a FLUSH waits for |
+//! | [`owner`] | the journal's owner, as it is seen from here |
+//! | [`checkpoint`] | primary is made durable now and then, and the log cleared |
+//! | [`recover`] | after an unclean stop: replay onto primary, resync from primary |
+//! | [`clock`] | the host's clock and how wrong it may be |
+//!
+//! Why it is so: `docs/decisions/0070-*` and following.
+
+pub mod checkpoint;
+pub mod clock;
+pub mod dirty_log;
+mod drain;
+pub mod export;
+pub mod owner;
+pub mod path;
+pub mod primary;
+pub mod recover;

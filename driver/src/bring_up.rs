@@ -377,6 +377,7 @@ fn reset<C: Card>(card: &mut C, ports: usize) -> Result<(), BringUpError> {
         }
         Ok(true)
     })?;
+    card.function_was_reset();
     done.then_some(()).ok_or(BringUpError::Reset)
 }
 

@@ -31,6 +31,9 @@ pub enum CardError {
         /// What happened.
         reason: String,
     },
+    /// The bus, or the kernel on the way to it, failed.
+    #[error("{0}")]
+    Bus(String),
     /// Memory could not be mapped for DMA.
     #[error("mapping {bytes} bytes for DMA: {reason}")]
     Map {
@@ -77,6 +80,10 @@ pub trait Card {
         let _ = vector;
         None
     }
+
+    /// Bring-up has reset the card's function by its register: vectors that were set up are no more, wherever
+    /// somebody else than the driver thinks that they are.
+    fn function_was_reset(&mut self) {}
 
     /// Waits until a vector fires, `timeout` at most, and returns and clears what fired. For a
     /// simulated card this is where its clock runs, and `timeout` is time of the card.

@@ -189,7 +189,45 @@ fn vectors_work_after_the_function_was_reset() {
         assert!(!world.table_written);
     });
     let driver = Driver::bring_up(driver.into_card(), &settings(PORTS)).expect("bring-up");
+    kernel.with(|world| {
+        assert!(world.table_written, "enabled anew, behind the reset that cleared it");
+        assert_eq!(world.mapped.len(), PORTS + 1, "what the session before had mapped is gone");
+    });
     drop(driver);
+}
+
+#[test]
+fn a_reset_behind_the_drivers_back_is_noticed() {
+    let kernel = Kernel::boot(PORTS);
+    let mut driver = up(&kernel);
+    assert_eq!(driver.wait(Duration::from_millis(1)).expect("all is well").0, 0);
+    kernel.run(Step::Register { offset: global::CONTROL, value: 2 });
+    let error = driver.wait(Duration::from_millis(1)).expect_err("a reset");
+    assert!(matches!(error, CardError::WasReset { control: 2 }), "{error}");
+    let driver = Driver::bring_up(driver.into_card(), &settings(PORTS)).expect("bring-up");
+    assert_eq!(driver.found().unclean_session, Some(7));
+}
+
+/// A card without traffic wakes its host only to be looked at.
+#[test]
+fn an_idle_card_takes_no_time() {
+    let kernel = Kernel::boot(PORTS);
+    kernel.with(|world| world.bar_mappable = true);
+    let mut card = open(&kernel);
+    let used = || {
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: it writes one timespec.
+        assert_eq!(unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) }, 0);
+        Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+    };
+    let (began, before) = (Instant::now(), used());
+    for _ in 0..25 {
+        assert_eq!(card.wait(Duration::from_millis(20)).expect("a wait").0, 0);
+        card.read(global::CONTROL).expect("a read");
+    }
+    let (wall, cpu) = (began.elapsed(), used() - before);
+    println!("{cpu:?} of {wall:?}: {:.2} % of a core", 100.0 * cpu.as_secs_f64() / wall.as_secs_f64());
+    assert!(cpu * 100 < wall, "{cpu:?} of {wall:?}");
 }
 
 #[test]

@@ -5,7 +5,8 @@ pub mod pcie_root;
 pub mod simulated_card;
 pub mod target;
 pub mod verilator;
+pub mod vfio_user;
 pub mod waveform;
 pub mod wire;
 
-pub use simulated_card::{CardOptions, SimulatedCard, UplinkFrame, PORTS};
+pub use simulated_card::{CardOptions, Configured, SimulatedCard, UplinkFrame, PORTS};

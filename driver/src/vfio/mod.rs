@@ -107,6 +107,16 @@ impl VfioCard {
         self.vectors.event_fd()
     }
 
+    fn unmap_all(&mut self) {
+        for (address, memory) in std::mem::take(&mut self.mapped) {
+            self.space.give_back(address);
+            if self.container.vfio_dma_unmap(address, memory.bytes()).is_err() {
+                // The card may reach it for as long as the container is open: it stays ours until then.
+                std::mem::forget(memory);
+            }
+        }
+    }
+
     fn look(&mut self, news: News) -> Result<Interrupts, CardError> {
         if news.error {
             return Err(CardError::Bus(
@@ -190,6 +200,7 @@ impl Card for VfioCard {
 
     fn function_was_reset(&mut self) {
         self.interrupts_need_enabling = true;
+        self.unmap_all();
     }
 
     fn wait(&mut self, timeout: Duration) -> Result<Interrupts, CardError> {
@@ -204,11 +215,6 @@ impl Drop for VfioCard {
         // No DMA is begun any more, whatever state the card is in. Best effort: it may be gone.
         let _ = self.configuration.disable_bus_master(&self.device);
         self.vectors.disable(&self.device);
-        for (address, memory) in std::mem::take(&mut self.mapped) {
-            if self.container.vfio_dma_unmap(address, memory.bytes()).is_err() {
-                // The card may reach it for as long as the container is open: it stays ours until then.
-                std::mem::forget(memory);
-            }
-        }
+        self.unmap_all();
     }
 }

@@ -1,0 +1,112 @@
+//! `host-agent card simulate`: the simulated card as a PCI device for QEMU.
+
+use crate::arguments::VolumeFile;
+use crate::error::Error;
+use crate::output::Output;
+use crate::replay::primary_open;
+use clap::Args;
+use sim::target::VbladeModel;
+use sim::vfio_user::{Link, Machine, Serving};
+use sim::{CardOptions, SimulatedCard};
+use std::io;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+pub const EXAMPLES: &str = "\
+Example: a card with one port on a socket, and QEMU (10.1 or later) with it in a slot:
+  host-agent card simulate --socket card.sock --primary 1.0=disk.img --port 0=port0.sock:peer0.sock
+  qemu-system-x86_64 -machine q35,memory-backend=ram -object memory-backend-memfd,id=ram,size=1G,share=on \\
+      -device intel-iommu,intremap=on,caching-mode=on -device pcie-root-port,id=rp0,chassis=1,slot=1 \\
+      -device '{\"driver\":\"vfio-user-pci\",\"bus\":\"rp0\",\"socket\":{\"type\":\"unix\",\"path\":\"card.sock\"},\"x-msg-timeout\":60000}' …
+
+A port's socket takes and gives Ethernet frames, one a datagram, as QEMU's -netdev dgram does. In the guest give
+--slower to `card selftest` and `card drain`.";
+
+/// `card simulate`.
+#[derive(Debug, Args)]
+pub struct Simulate {
+    /// Unix socket that QEMU connects to; it is made
+    #[arg(long, value_name = "SOCKET")]
+    pub socket: PathBuf,
+    /// A volume (shelf.slot) behind the uplink, and the image that is its primary storage; it is read and written
+    #[arg(long, value_name = "VOLUME=IMG", required = true)]
+    pub primary: Vec<VolumeFile>,
+    /// A port on Unix datagram sockets: frames for it come to LOCAL, which is made, those out of it go to PEER
+    #[arg(long, value_name = "PORT=LOCAL:PEER")]
+    pub port: Vec<PortSockets>,
+    /// Core cycles of 8 ns from a request to the target's answer
+    #[arg(long, value_name = "CYCLES", default_value_t = sim::target::DEFAULT_ANSWER_CYCLES,
+          value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub answer_after: u64,
+}
+
+/// `PORT=LOCAL:PEER`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortSockets {
+    /// Port of the card.
+    pub port: usize,
+    /// Socket that frames come to.
+    pub local: PathBuf,
+    /// Socket that frames go to.
+    pub peer: PathBuf,
+}
+
+impl FromStr for PortSockets {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let form = "give PORT=LOCAL:PEER, such as 0=port0.sock:peer0.sock";
+        let (port, sockets) = text.split_once('=').ok_or(form)?;
+        let (local, peer) = sockets.split_once(':').ok_or(form)?;
+        let port: usize = port.parse().map_err(|error| format!("'{port}' is no port: {error}"))?;
+        if port >= SimulatedCard::PORTS {
+            return Err(format!(
+                "there is no port {port}: the simulated card has ports 0 to {}",
+                SimulatedCard::PORTS - 1
+            ));
+        }
+        if local.is_empty() || peer.is_empty() {
+            return Err(form.into());
+        }
+        Ok(Self { port, local: local.into(), peer: peer.into() })
+    }
+}
+
+/// Runs the command, until it is killed.
+pub fn run(simulate: &Simulate) -> Result<(), Error> {
+    let mut output = Output::new();
+    let primaries = primary_open(&simulate.primary)?;
+    let served = primaries.iter().map(|primary| primary.served()).collect::<Result<Vec<_>, _>>()?;
+    let (ports, answer_after) = (simulate.port.clone(), simulate.answer_after);
+    let make = move || -> io::Result<Machine> {
+        let target = VbladeModel::new(served).with_answer_cycles(answer_after);
+        let card = SimulatedCard::new(CardOptions::default(), Box::new(target))?;
+        let mut links = Vec::new();
+        for PortSockets { port, local, peer } in ports {
+            let link = Link::new(port, &local, peer);
+            links.push(link.map_err(|error| io::Error::other(format!("{}: {error}", local.display())))?);
+        }
+        Ok(Machine::new(card, links))
+    };
+    let tell = |what: String| eprintln!("card: {what}");
+    let serving = Serving::start(&simulate.socket, make, tell);
+    let serving = serving.map_err(|error| Error::io(&simulate.socket, "serving the card", error))?;
+    output.line(format!("the card is at {}", simulate.socket.display()))?;
+    output.flush()?;
+    serving.wait();
+    Err(Error::Failed("the card's thread has ended".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_parse_or_say_how() {
+        let expected = PortSockets { port: 1, local: "a".into(), peer: "b".into() };
+        assert_eq!("1=a:b".parse(), Ok(expected));
+        for bad in ["1", "1=a", "4=a:b", "x=a:b", "0=:b", "0=a:"] {
+            assert!(bad.parse::<PortSockets>().is_err(), "{bad}");
+        }
+    }
+}

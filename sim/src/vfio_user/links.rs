@@ -1,0 +1,57 @@
+//! The card's ports as Unix datagram sockets, a frame each: what QEMU's `-netdev dgram` speaks, without root and
+//! without a TAP.
+
+use crate::simulated_card::SimulatedCard;
+use std::io;
+use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
+
+/// Frames of a port that wait at the card's wire. What is more waits in the socket, and then with its sender.
+const MAXIMUM_QUEUED: usize = 16;
+/// Longest frame: 9000 bytes of MTU and the header.
+const MAXIMUM_FRAME: usize = 9216;
+/// Shortest frame that is one: a header.
+const MINIMUM_FRAME: usize = 14;
+
+/// A port's wire.
+pub struct Link {
+    port: usize,
+    socket: UnixDatagram,
+    peer: PathBuf,
+    /// Frames that nobody took at the other end.
+    lost: u64,
+}
+
+impl Link {
+    /// Frames for `port` come to `local`, which is made; those out of it go to `peer`, which may come and go.
+    pub fn new(port: usize, local: &std::path::Path, peer: PathBuf) -> io::Result<Self> {
+        let socket = UnixDatagram::bind(local)?;
+        socket.set_nonblocking(true)?;
+        Ok(Self { port, socket, peer, lost: 0 })
+    }
+
+    /// Frames out of the port that nobody took.
+    pub fn lost(&self) -> u64 {
+        self.lost
+    }
+
+    /// Moves frames both ways, as many as can be.
+    pub fn exchange(&mut self, card: &mut SimulatedCard) -> io::Result<()> {
+        while let Some(frame) = card.returned(self.port) {
+            // A wire with nobody at its end, or with one who doesn't listen: the frame is lost, as on any wire.
+            if self.socket.send_to(&frame, &self.peer).is_err() {
+                self.lost += 1;
+            }
+        }
+        let mut frame = [0; MAXIMUM_FRAME];
+        while card.queued(self.port) < MAXIMUM_QUEUED {
+            match self.socket.recv(&mut frame) {
+                Ok(bytes) if bytes >= MINIMUM_FRAME => card.offer(self.port, frame[..bytes].to_vec()),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}

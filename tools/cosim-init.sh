@@ -2,7 +2,7 @@
 # /init of the guest of `make cosim` and `make cosim-faults`: everything that an operator of a card does, with the
 # host-agent as it is built. Lines with @@ are for tools/cosim.py.
 /bin/busybox --install -s /bin
-export PATH=/bin
+export PATH=/sbin:/bin
 mount -t devtmpfs none /dev
 mount -t proc none /proc
 mount -t sysfs none /sys
@@ -60,7 +60,7 @@ ended() {
 }
 
 drain --create --size 64M
-refused 'another process has the card' host-agent card info
+refused 'another process has the card' host-agent card registers
 say READY
 
 if [ "$mode" = faults ]; then
@@ -88,6 +88,12 @@ ended 0
 run host-agent card info
 run host-agent verify /data/journal
 say DRAINED
+
+if [ "$mode" = system ]; then
+    umount /data
+    say DONE
+    poweroff -f
+fi
 
 # The host takes the card away: the agent stops in order by itself.
 drain

@@ -21,19 +21,21 @@ SLOWER = 6000
 LIMIT_SECONDS = int(os.environ.get("COSIM_LIMIT", "480"))
 
 
-def initramfs(tools, agent, out):
-    """busybox, the modules in the order in which they need each other, host-agent with its libraries, /init."""
+def initramfs(tools, out, init, programs, modules):
+    """busybox, the modules in the order in which they need each other, programs with their libraries, /init."""
     root = out + "/initramfs"
-    for folder in ["bin", "dev", "proc", "sys", "tmp", "modules"]:
+    for folder in ["bin", "sbin", "dev", "proc", "sys", "tmp", "mnt", "modules"]:
         os.makedirs(root + "/" + folder)
     busybox = tools + "/guest/bin/busybox"
     shutil.copy(busybox, root + "/bin/busybox")
-    shutil.copy(HERE + "/tools/cosim-init.sh", root + "/init")
+    shutil.copy(init, root + "/init")
     os.chmod(root + "/init", 0o755)
-    subprocess.run(["strip", "-o", root + "/bin/host-agent", agent], check=True)
-    for library in re.findall(r"(/\S+)", subprocess.check_output(["ldd", agent], text=True)):
-        os.makedirs(root + os.path.dirname(library), exist_ok=True)
-        shutil.copy(os.path.realpath(library), root + library)
+    for program in programs:
+        # In sbin, where busybox doesn't put programs of the same name.
+        subprocess.run(["strip", "-o", "%s/sbin/%s" % (root, os.path.basename(program)), os.path.realpath(program)], check=True)
+        for library in re.findall(r"(/\S+)", subprocess.check_output(["ldd", program], text=True)):
+            os.makedirs(root + os.path.dirname(library), exist_ok=True)
+            shutil.copy(os.path.realpath(library), root + library)
     release = os.listdir(tools + "/guest/lib/modules")[0]
     base = tools + "/guest/lib/modules/" + release
     if not os.path.exists(base + "/modules.dep"):
@@ -51,7 +53,7 @@ def initramfs(tools, agent, out):
                 add(needed)
         if module not in order:
             order.append(module)
-    for module in MODULES:
+    for module in modules:
         add(named[module.replace("-", "_")])
     with open(root + "/modules/order", "w") as names:
         for module in order:
@@ -65,35 +67,41 @@ def initramfs(tools, agent, out):
     return archive, tools + "/guest/boot/vmlinuz-" + release
 
 
-def disk(out, moments):
-    content = out + "/disk"
-    os.makedirs(content)
-    with open(content + "/moments", "w") as file:
-        for moment in moments["moments"]:
-            if moment["name"] in MOMENTS:
-                file.write("%s %d\n" % (moment["name"], sum(v["writes"] for v in moment["volumes"].values())))
-    with open(content + "/volumes", "w") as file:
-        file.write(" ".join("--volume %s=%d" % (c["volume"], c["size"]) for c in moments["captures"]) + "\n")
-    path = out + "/disk.img"
-    subprocess.run(["/sbin/mke2fs", "-q", "-t", "ext4", "-d", content, path, "96M"], check=True)
+def disk(out, content):
+    """A disk with these files on it."""
+    folder, path = out + "/disk", out + "/disk.img"
+    os.makedirs(folder)
+    for name, text in content.items():
+        with open(folder + "/" + name, "w") as file:
+            file.write(text)
+    subprocess.run(["/sbin/mke2fs", "-q", "-t", "ext4", "-d", folder, path, "96M"], check=True, stdout=subprocess.DEVNULL)
     return path
 
 
-def qemu(tools, kernel, initrd, image, card, mode):
+def host(tools, agent, out, image, mode):
+    """The guest that has the card in a slot, and the agent."""
+    folder = out + "/host"
+    os.makedirs(folder)
+    initrd, kernel = initramfs(tools, folder, HERE + "/tools/cosim-init.sh", [agent], MODULES)
+    socket = {"type": "unix", "path": out + "/card.sock"}
+    device = {"driver": "vfio-user-pci", "bus": "rp0", "socket": socket, "x-msg-timeout": 60000}
+    devices = ["-device", "intel-iommu,intremap=on,caching-mode=on",
+               "-device", "pcie-root-port,id=rp0,chassis=1,slot=1", "-device", json.dumps(device),
+               "-drive", "file=%s,if=none,id=disk,format=raw,cache=unsafe" % image, "-device", "virtio-blk-pci,drive=disk"]
+    return qemu(tools, kernel, initrd, devices, "intel_iommu=on slower=%d mode=%s" % (SLOWER, mode))
+
+
+def qemu(tools, kernel, initrd, devices, more, memory="640M"):
     root = tools + "/qemu/usr"
     libraries = root + "/lib/x86_64-linux-gnu"
-    device = {"driver": "vfio-user-pci", "bus": "rp0", "socket": {"type": "unix", "path": card}, "x-msg-timeout": 60000}
     # TCG: a guest hangs on the /dev/kvm of some machines where the kernel that one sees isn't the one that runs.
+    # A busy machine doesn't give the emulated timer its ticks in time for the kernel's check of it.
     command = [libraries + "/ld-linux-x86-64.so.2", "--library-path", libraries, root + "/bin/qemu-system-x86_64",
                "-L", root + "/share/qemu", "-L", root + "/share/seabios",
                "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio", "-monitor", "none",
-               "-machine", "q35,accel=tcg,kernel-irqchip=off,memory-backend=ram0", "-cpu", "max", "-smp", "1", "-m", "640M",
-               "-object", "memory-backend-memfd,id=ram0,size=640M,share=on",
-               "-device", "intel-iommu,intremap=on,caching-mode=on",
-               "-device", "pcie-root-port,id=rp0,chassis=1,slot=1", "-device", json.dumps(device),
-               "-drive", "file=%s,if=none,id=disk,format=raw,cache=unsafe" % image, "-device", "virtio-blk-pci,drive=disk",
-               "-kernel", kernel, "-initrd", initrd,
-               "-append", "console=ttyS0 quiet panic=-1 intel_iommu=on slower=%d mode=%s" % (SLOWER, mode)]
+               "-machine", "q35,accel=tcg,kernel-irqchip=off,memory-backend=ram0", "-cpu", "max", "-smp", "1", "-m", memory,
+               "-object", "memory-backend-memfd,id=ram0,size=%s,share=on" % memory, *devices,
+               "-kernel", kernel, "-initrd", initrd, "-append", "console=ttyS0 quiet panic=-1 no_timer_check " + more]
     environment = dict(os.environ, QEMU_MODULE_DIR=libraries + "/qemu")
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
 
@@ -150,8 +158,11 @@ def run(tools, agent, moments, out, children, mode):
 
     def say(what):
         print("%6.1f s  %s" % (time.monotonic() - began, what), flush=True)
-    initrd, kernel = initramfs(tools, agent, out)
-    image = disk(out, moments)
+    orders = {m["name"]: sum(v["writes"] for v in m["volumes"].values()) for m in moments["moments"]}
+    image = disk(out, {
+        "moments": "".join("%s %d\n" % (name, orders[name]) for name in MOMENTS),
+        "volumes": " ".join("--volume %s=%d" % (c["volume"], c["size"]) for c in moments["captures"]) + "\n",
+    })
     command, ports = [agent, "card", "simulate", "--socket", out + "/card.sock"], {}
     for capture in moments["captures"]:
         port, primary = capture["port"], "%s/%s.img" % (out, capture["volume"])
@@ -165,7 +176,7 @@ def run(tools, agent, moments, out, children, mode):
     if not card.stdout.readline():
         sys.exit("the simulated card doesn't start")
     say("card in its slot")
-    guest = qemu(tools, kernel, initrd, image, out + "/card.sock", mode)
+    guest = host(tools, agent, out, image, mode)
     children.append(guest)
     signal.signal(signal.SIGALRM, lambda *_: sys.exit("the guest took longer than %d s" % LIMIT_SECONDS))
     signal.alarm(LIMIT_SECONDS)
@@ -230,4 +241,5 @@ def run(tools, agent, moments, out, children, mode):
     say("cosim: passed")
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -4,6 +4,7 @@ pub mod co_check;
 pub mod pcie_root;
 pub mod simulated_card;
 pub mod target;
+pub mod uplink_capture;
 pub mod verilator;
 pub mod vfio_user;
 pub mod waveform;

@@ -185,6 +185,11 @@ impl Root {
         self.outside = Some(memory);
     }
 
+    /// Requests that wait to be sent.
+    pub fn waiting(&self) -> usize {
+        self.queue.len()
+    }
+
     /// Has the card sent every packet whole that it began?
     pub fn is_between_packets(&self) -> bool {
         self.incoming.is_empty()

@@ -109,7 +109,14 @@ pub fn run(drain: &Drain) -> Result<(), Error> {
         ));
     }
     let journal = open_journal(drain, &geometry, unclean.is_some(), &mut output)?;
-    let driver = bring_up(card, &journal, &geometry, drain.flush_period)?;
+    let driver = match bring_up(card, &journal, &geometry, drain.flush_period) {
+        Ok(driver) => driver,
+        Err(error) => {
+            // Writes were never open: nothing is missing in this session.
+            journal.close()?;
+            return Err(error);
+        }
+    };
     let drained = Draining {
         drain,
         driver,
@@ -310,6 +317,34 @@ fn stop_flag() -> Result<Arc<AtomicBool>, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A card that didn't end in order has lost something, whatever the journal says of itself.
+    #[test]
+    fn an_unclean_card_is_a_gap_in_a_journal_that_ended_in_order() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let drain = |create| Drain {
+            which: Which { card: None, at: super::super::Place { root: "/".into() } },
+            journal: folder.path().join("j"),
+            create,
+            size: Size(16 << 20),
+            volume: vec!["1.0=1M".parse().expect("a volume")],
+            progress_durable: false,
+            flush_period: 10_000,
+            pace: Pace { slower: 1 },
+        };
+        let geometry = Geometry { ports: 4, slots: 16, port_ring_bytes: 32768, volumes: 16 };
+        let mut output = Output::to(std::io::sink(), |_| {});
+        let mut open = |create, unclean| open_journal(&drain(create), &geometry, unclean, &mut output);
+        open(true, false).expect("made").close().expect("closed");
+        let clean = open(false, false).expect("opened");
+        assert_eq!(clean.opened().previous, PreviousEnd::Clean);
+        clean.close().expect("closed");
+        let unclean = open(false, true).expect("opened");
+        assert_eq!(unclean.opened().previous, PreviousEnd::Unclean);
+        unclean.close().expect("closed");
+        assert_eq!(open(false, false).expect("opened").opened().previous, PreviousEnd::Clean);
+        assert!(open(true, false).expect_err("it exists").to_string().contains("--create"));
+    }
 
     #[test]
     fn volumes_are_named_with_their_size() {

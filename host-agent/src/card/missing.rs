@@ -2,9 +2,9 @@
 
 use super::system::{Device, LockLimit, System, VFIO_DRIVER};
 use crate::error::Error;
+use rustix::fs::{access, Access};
 use serde::Serialize;
 use std::fmt;
-use std::fs::OpenOptions;
 use std::io;
 
 /// Memory that the rings of a card take as `card drain` makes them: a huge page a port, and the mailboxes.
@@ -93,22 +93,17 @@ pub fn of(system: &System, card: &Device) -> Result<Vec<Missing>, Error> {
     Ok(missing)
 }
 
+/// Only asked for and not opened: a group is open once, and another agent may be about to.
 fn of_group_file(system: &System, group: u32) -> Option<Missing> {
-    let file = system.group_file(group);
-    let error = OpenOptions::new().read(true).write(true).open(file).err()?;
+    let error: io::Error = access(system.group_file(group), Access::READ_OK | Access::WRITE_OK).err()?.into();
     let what = format!("/dev/vfio/{group} can't be opened: {error}");
-    match error.kind() {
-        // Somebody has it: that is no defect, and who opens it is told.
-        io::ErrorKind::ResourceBusy => None,
-        io::ErrorKind::PermissionDenied => Some(Missing {
-            what,
-            mend: format!("chown $USER /dev/vfio/{group} (as root), or run this as root"),
-            is_needed: true,
-        }),
-        _ => {
-            Some(Missing { what, mend: "modprobe vfio-pci, and bind the card again".into(), is_needed: true })
+    let mend = match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            format!("chown $USER /dev/vfio/{group} (as root), or run this as root")
         }
-    }
+        _ => "modprobe vfio-pci, and bind the card again".into(),
+    };
+    Some(Missing { what, mend, is_needed: true })
 }
 
 #[cfg(test)]

@@ -5,10 +5,12 @@ use crate::error::Error;
 use crate::output::Output;
 use crate::replay::primary_open;
 use clap::Args;
-use sim::target::VbladeModel;
+use sim::target::{Target, VbladeModel};
+use sim::uplink_capture::UplinkCapture;
 use sim::vfio_user::{Link, Machine, Serving};
 use sim::{CardOptions, SimulatedCard};
-use std::io;
+use std::fs::File;
+use std::io::{self, BufWriter};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -38,6 +40,12 @@ pub struct Simulate {
     #[arg(long, value_name = "CYCLES", default_value_t = sim::target::DEFAULT_ANSWER_CYCLES,
           value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     pub answer_after: u64,
+    /// Write what leaves the uplink, and the target's answers, into a pcap
+    #[arg(long, value_name = "FILE")]
+    pub uplink_capture: Option<PathBuf>,
+    /// Lose one frame in N at each port, each way
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub lose: u64,
 }
 
 /// `PORT=LOCAL:PEER`.
@@ -77,14 +85,23 @@ pub fn run(simulate: &Simulate) -> Result<(), Error> {
     let mut output = Output::new();
     let primaries = primary_open(&simulate.primary)?;
     let served = primaries.iter().map(|primary| primary.served()).collect::<Result<Vec<_>, _>>()?;
-    let (ports, answer_after) = (simulate.port.clone(), simulate.answer_after);
+    let (ports, answer_after, lose) = (simulate.port.clone(), simulate.answer_after, simulate.lose);
+    let capture = match &simulate.uplink_capture {
+        Some(path) => Some(File::create(path).map_err(|error| Error::io(path, "making the capture", error))?),
+        None => None,
+    };
     let make = move || -> io::Result<Machine> {
         let target = VbladeModel::new(served).with_answer_cycles(answer_after);
-        let card = SimulatedCard::new(CardOptions::default(), Box::new(target))?;
+        let target: Box<dyn Target> = match capture {
+            Some(file) => Box::new(UplinkCapture::new(target, BufWriter::new(file))?),
+            None => Box::new(target),
+        };
+        let card = SimulatedCard::new(CardOptions::default(), target)?;
         let mut links = Vec::new();
         for PortSockets { port, local, peer } in ports {
             let link = Link::new(port, &local, peer);
-            links.push(link.map_err(|error| io::Error::other(format!("{}: {error}", local.display())))?);
+            let link = link.map_err(|error| io::Error::other(format!("{}: {error}", local.display())))?;
+            links.push(link.losing(lose));
         }
         Ok(Machine::new(card, links))
     };

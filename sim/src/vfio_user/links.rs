@@ -20,14 +20,32 @@ pub struct Link {
     peer: PathBuf,
     /// Frames that nobody took at the other end.
     lost: u64,
+    /// One frame in so many gets lost each way; 0: none.
+    lose_every: u64,
+    frames: [u64; 2],
 }
+
+/// The ways of a wire.
+const TO_CARD: usize = 0;
+const FROM_CARD: usize = 1;
 
 impl Link {
     /// Frames for `port` come to `local`, which is made; those out of it go to `peer`, which may come and go.
     pub fn new(port: usize, local: &std::path::Path, peer: PathBuf) -> io::Result<Self> {
         let socket = UnixDatagram::bind(local)?;
         socket.set_nonblocking(true)?;
-        Ok(Self { port, socket, peer, lost: 0 })
+        Ok(Self { port, socket, peer, lost: 0, lose_every: 0, frames: [0; 2] })
+    }
+
+    /// A wire that loses one frame in `every` each way.
+    pub fn losing(mut self, every: u64) -> Self {
+        self.lose_every = every;
+        self
+    }
+
+    fn gets_lost(&mut self, way: usize) -> bool {
+        self.frames[way] += 1;
+        self.lose_every > 0 && self.frames[way].is_multiple_of(self.lose_every)
     }
 
     /// Frames out of the port that nobody took.
@@ -39,14 +57,16 @@ impl Link {
     pub fn exchange(&mut self, card: &mut SimulatedCard) -> io::Result<()> {
         while let Some(frame) = card.returned(self.port) {
             // A wire with nobody at its end, or with one who doesn't listen: the frame is lost, as on any wire.
-            if self.socket.send_to(&frame, &self.peer).is_err() {
+            if self.gets_lost(FROM_CARD) || self.socket.send_to(&frame, &self.peer).is_err() {
                 self.lost += 1;
             }
         }
         let mut frame = [0; MAXIMUM_FRAME];
         while card.queued(self.port) < MAXIMUM_QUEUED {
             match self.socket.recv(&mut frame) {
-                Ok(bytes) if bytes >= MINIMUM_FRAME => card.offer(self.port, frame[..bytes].to_vec()),
+                Ok(bytes) if bytes >= MINIMUM_FRAME && !self.gets_lost(TO_CARD) => {
+                    card.offer(self.port, frame[..bytes].to_vec());
+                }
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error),

@@ -19,6 +19,8 @@ const LINK_CYCLES: u64 = 256;
 /// Cycles that a register access may take. More: the card is stuck, and the access is answered as a root does
 /// after its completion time-out.
 const ACCESS_LIMIT: u64 = 10_000;
+/// Posted writes that may be on their way to the card; a bus has so much flow control credit at most.
+const MAXIMUM_POSTED: usize = 64;
 /// Cycles in which a packet that has begun ends: the longest has some hundred beats.
 const PACKET_LIMIT: u64 = 10_000;
 /// Cycles in which a function reset is over (`docs/registers.md`: about 520).
@@ -194,6 +196,7 @@ impl Machine {
         if !self.function.is_memory_enabled() || end.is_none_or(|end| end > BAR0_BYTES as u64) {
             return;
         }
+        self.post();
         let root = self.card.root_mut();
         if let (0, Ok(word)) = (offset % 8, <[u8; 8]>::try_from(bytes)) {
             root.queue_write_double(offset as u32, u64::from_le_bytes(word));
@@ -211,6 +214,17 @@ impl Machine {
             root.queue_packet(packet);
             at += piece.len();
         }
+    }
+
+    /// Waits until the card takes what was posted. One that takes nothing loses what more there is.
+    fn post(&mut self) {
+        for _ in 0..ACCESS_LIMIT {
+            if self.card.root_mut().waiting() < MAXIMUM_POSTED {
+                return;
+            }
+            self.cycle();
+        }
+        tell(&mut self.told, format!("the card takes no write in {ACCESS_LIMIT} cycles"));
     }
 
     /// Reads configuration space.

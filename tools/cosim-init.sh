@@ -22,6 +22,8 @@ refused() {
 hear() { read -r answer; [ "$answer" = "$1" ] || die "answer '$answer' instead of $1"; }
 slower=$(sed 's/.*slower=\([0-9]*\).*/\1/' /proc/cmdline)
 mode=$(sed 's/.*mode=\([a-z]*\).*/\1/' /proc/cmdline)
+kills=$(sed 's/.*kills=\([0-9]*\).*/\1/' /proc/cmdline)
+resets=$(sed 's/.*resets=\([0-9]*\).*/\1/' /proc/cmdline)
 say BOOTED "$(uname -r)"
 
 # An IOMMU, but no module yet: this must be said, with what mends it.
@@ -44,7 +46,8 @@ card=$(sed -n 's/^\(0000:[^ ]*\) .*/\1/p' /tmp/list)
 # drain MORE...: drains in the background until further notice.
 drain() {
     # shellcheck disable=SC2086
-    host-agent card drain --journal /data/journal $volumes --slower "$slower" --flush-period 200 "$@" > /tmp/drain 2>&1 &
+    host-agent card drain --journal /data/journal $volumes --slower "$slower" --flush-period 200 \
+        --progress-durable "$@" > /tmp/drain 2>&1 &
     drain=$!
     until grep -q '^draining' /tmp/drain; do
         kill -0 $drain 2> /dev/null || { cat /tmp/drain; die "card drain"; }
@@ -55,7 +58,7 @@ drain() {
 ended() {
     wait $drain
     code=$?
-    sed 's/^/  /' /tmp/drain
+    grep -v '^durable' /tmp/drain | sed 's/^/  /'
     [ $code = "$1" ] || die "card drain ended with $code and not with $1"
 }
 
@@ -63,23 +66,37 @@ drain --create --size 64M
 refused 'another process has the card' host-agent card registers
 say READY
 
+# again: drains once more, into a journal that must have everything that was reported durable.
+again() {
+    durable=$(sed -n 's/^durable order:\([0-9]*\) .*/\1/p' /tmp/drain | tail -n 1)
+    drain
+    found=$(sed -n 's/.*goes on after \([0-9,]*\) entr.*/\1/p' /tmp/drain | tr -d ,)
+    [ "$found" -ge "${durable:-0}" ] || die "order:$durable was reported durable, and the journal has $found"
+    say READY
+}
 if [ "$mode" = faults ]; then
     # Killed in the middle of traffic, which goes on without it.
-    hear kill
-    kill -KILL $drain
-    ended 137
-    say KILLED
-    refused "didn't end in order" host-agent card selftest --slower "$slower"
-    drain
-    say READY
+    n=0
+    while [ $n -lt "$kills" ]; do
+        hear kill
+        kill -KILL $drain
+        ended 137
+        say KILLED
+        [ $n != 0 ] || refused "didn't end in order" host-agent card selftest --slower "$slower"
+        again
+        n=$((n + 1))
+    done
     # Reset behind its back, in the middle of traffic: it stops, and says why.
-    hear reset
-    echo 1 > "/sys/bus/pci/devices/$card/reset" || die "the kernel can't reset the function"
-    ended 1
-    grep -q 'was reset while it was in use' /tmp/drain || die "it doesn't say that the card was reset"
-    say RESET
-    drain
-    say READY
+    n=0
+    while [ $n -lt "$resets" ]; do
+        hear reset
+        echo 1 > "/sys/bus/pci/devices/$card/reset" || die "the kernel can't reset the function"
+        ended 1
+        grep -q 'was reset while it was in use' /tmp/drain || die "it doesn't say that the card was reset"
+        say RESET
+        again
+        n=$((n + 1))
+    done
 fi
 
 hear stop

@@ -5,8 +5,9 @@ journal on the guest's disk, and restored there; what comes out is compared with
 
     cosim.py TOOLS AGENT [faults]   TOOLS: the folder that cosim-packages.sh prints; AGENT: host-agent
 
-With `faults` the agent is killed and the card's function reset, both in the middle of traffic. Then nothing durable
-may be lost, both must be gaps, and after a resync from primary its newest image must be primary.
+With `faults` the agent is killed (COSIM_KILLS times) and the card's function reset (COSIM_RESETS times), all in the middle
+of traffic. Then nothing that was reported durable may be lost, each is a gap, and after a resync from primary the newest
+image must be primary.
 """
 import hashlib, json, os, re, shutil, signal, subprocess, sys, tempfile, threading, time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
@@ -18,6 +19,9 @@ MOMENTS = ["made", "before-disaster", "final"]
 MODULES = ["irqbypass", "vfio", "vfio_virqfd", "vfio_iommu_type1", "vfio-pci-core", "vfio-pci", "virtio_pci", "virtio_blk"]
 # How much slower than a real card's the simulated one's clock may be: 125 MHz over 20,000 cycles/s.
 SLOWER = 6000
+# How often the agent is killed and the card reset, with `faults`.
+KILLS = int(os.environ.get("COSIM_KILLS", "1"))
+RESETS = int(os.environ.get("COSIM_RESETS", "1"))
 LIMIT_SECONDS = int(os.environ.get("COSIM_LIMIT", "480"))
 
 
@@ -30,9 +34,9 @@ def initramfs(tools, out, init, programs, modules):
     shutil.copy(busybox, root + "/bin/busybox")
     shutil.copy(init, root + "/init")
     os.chmod(root + "/init", 0o755)
-    for program in programs:
+    for name, program in programs.items():
         # In sbin, where busybox doesn't put programs of the same name.
-        subprocess.run(["strip", "-o", "%s/sbin/%s" % (root, os.path.basename(program)), os.path.realpath(program)], check=True)
+        subprocess.run(["strip", "-o", root + "/sbin/" + name, os.path.realpath(program)], check=True)
         for library in re.findall(r"(/\S+)", subprocess.check_output(["ldd", program], text=True)):
             os.makedirs(root + os.path.dirname(library), exist_ok=True)
             shutil.copy(os.path.realpath(library), root + library)
@@ -82,13 +86,13 @@ def host(tools, agent, out, image, mode):
     """The guest that has the card in a slot, and the agent."""
     folder = out + "/host"
     os.makedirs(folder)
-    initrd, kernel = initramfs(tools, folder, HERE + "/tools/cosim-init.sh", [agent], MODULES)
+    initrd, kernel = initramfs(tools, folder, HERE + "/tools/cosim-init.sh", {"host-agent": agent}, MODULES)
     socket = {"type": "unix", "path": out + "/card.sock"}
     device = {"driver": "vfio-user-pci", "bus": "rp0", "socket": socket, "x-msg-timeout": 60000}
     devices = ["-device", "intel-iommu,intremap=on,caching-mode=on",
                "-device", "pcie-root-port,id=rp0,chassis=1,slot=1", "-device", json.dumps(device),
                "-drive", "file=%s,if=none,id=disk,format=raw,cache=unsafe" % image, "-device", "virtio-blk-pci,drive=disk"]
-    return qemu(tools, kernel, initrd, devices, "intel_iommu=on slower=%d mode=%s" % (SLOWER, mode))
+    return qemu(tools, kernel, initrd, devices, "intel_iommu=on slower=%d mode=%s kills=%d resets=%d" % (SLOWER, mode, KILLS, RESETS))
 
 
 def qemu(tools, kernel, initrd, devices, more, memory="640M"):
@@ -133,8 +137,11 @@ class Traffic:
         self.requests = len(self.sources.answered)
         self.thread = threading.Thread(target=self.sources.run, args=(LIMIT_SECONDS,), daemon=True)
         # What the guest hears after so many requests: each in the middle of traffic that goes on.
-        third = self.requests // 3
-        self.steps = [("kill", third), ("reset", 2 * third), ("stop", None)] if mode == "faults" else [("stop", None)]
+        words = ["kill"] * KILLS + ["reset"] * RESETS if mode == "faults" else []
+        part = self.requests // (len(words) + 1)
+        self.steps = [(word, (place + 1) * part) for place, word in enumerate(words)] + [("stop", None)]
+        # So many more are allowed than are waited for: some are under way when it happens.
+        self.more = max(4, part // 4)
 
     def ready(self):
         word, requests = self.steps.pop(0)
@@ -146,8 +153,7 @@ class Traffic:
             if self.sources.open:
                 sys.exit("%d requests have no answer" % len(self.sources.open))
         else:
-            # A few more than are waited for, so that some are under way.
-            self.sources.allow(requests + 40)
+            self.sources.allow(requests + self.more)
             self.sources.wait_for(requests, LIMIT_SECONDS)
         self.hear(word)
         return "%d requests sent, %d of them again; guest hears: %s" % (self.sources.sent, self.sources.resent, word)
@@ -213,7 +219,7 @@ def run(tools, agent, moments, out, children, mode):
             done |= what == "DONE"
             if what == "KILLED":
                 # Traffic goes on while nobody drains the card.
-                traffic.sources.allow(traffic.sources.sent + 60)
+                traffic.sources.allow(traffic.sources.sent + traffic.more)
     guest.wait()
     images = 0 if mode == "faults" else len(MOMENTS) * len(moments["captures"])
     if not done or found != images:

@@ -19,11 +19,13 @@ PORTS = [0, 1]
 MODULES = ["virtio_pci", "virtio_net", "aoe"]
 # One frame in so many gets lost, each way, at each port.
 LOSE = 61
+# One answer in so many is so many cycles late: a second or so, in which the initiator sends again.
+HESITATE = "37:100000"
 MOMENTS = 20
 
 
 def initiator(tools, out, sockets):
-    programs = ["/sbin/mkfs.ext4", shutil.which("sqlite3")]
+    programs = {"mkfs.ext4": "/sbin/mkfs.ext4", "sqlite3": shutil.which("sqlite3")}
     initrd, kernel = cosim.initramfs(tools, out + "/initiator", cosim.HERE + "/tools/system-init.sh", programs, MODULES)
     devices = []
     for port in PORTS:
@@ -128,7 +130,7 @@ def run(tools, agent, out, children):
         file.truncate(SIZE)
     sockets = {port: ("%s/peer%d" % (out, port), "%s/port%d" % (out, port)) for port in PORTS}
     command = [agent, "card", "simulate", "--socket", out + "/card.sock", "--primary", VOLUME + "=" + primary,
-               "--uplink-capture", uplink, "--lose", str(LOSE)]
+               "--uplink-capture", uplink, "--lose", str(LOSE), "--hesitate", HESITATE]
     for port, (ours, theirs) in sockets.items():
         command += ["--port", "%d=%s:%s" % (port, theirs, ours)]
     card = subprocess.Popen(command, stdout=subprocess.PIPE)

@@ -1,6 +1,7 @@
 //! The simulated machine around the gateware: wires, target, PCIe root; RustHDL's kernel or Verilator.
 
 pub mod co_check;
+pub mod hesitant_target;
 pub mod pcie_root;
 pub mod simulated_card;
 pub mod target;

@@ -210,11 +210,13 @@ impl World {
     }
 
     fn ioctl(&mut self, file: File, number: u64, argument: *mut u8) -> Result<i32, i32> {
-        // SAFETY (all of them): the argument is what this ioctl is documented to take, made by the crates
-        // under test; it may be unaligned for the type read.
+        // SAFETY: the argument is what this ioctl is documented to take, made by the crates under test.
         let u32_at = |at: usize| unsafe { argument.add(at).cast::<u32>().read_unaligned() };
+        // SAFETY: as above.
         let u64_at = |at: usize| unsafe { argument.add(at).cast::<u64>().read_unaligned() };
+        // SAFETY: as above.
         let put32 = |at: usize, value: u32| unsafe { argument.add(at).cast::<u32>().write_unaligned(value) };
+        // SAFETY: as above.
         let put64 = |at: usize, value: u64| unsafe { argument.add(at).cast::<u64>().write_unaligned(value) };
         match (file, number) {
             (File::Container, 0) => Ok(0),

@@ -86,7 +86,7 @@ impl FromStr for VolumeSize {
         let volume: crate::arguments::VolumeFile =
             text.parse().map_err(|_| format!("'{text}': give VOLUME=SIZE, such as 1.0=2T"))?;
         let size: Size = volume.file.to_string_lossy().parse()?;
-        if size.0 == 0 || size.0 % SECTOR_BYTES as u64 != 0 {
+        if size.0 == 0 || !size.0.is_multiple_of(SECTOR_BYTES as u64) {
             return Err(format!(
                 "'{text}': a volume has whole sectors of {SECTOR_BYTES} bytes, and at least one"
             ));
@@ -180,10 +180,9 @@ fn volumes(known: &[Volume], named: &[VolumeSize]) -> Result<Vec<Volume>, Error>
     for VolumeSize { shelf, slot, sectors } in named {
         let index = volumes.iter().map(|volume| volume.index + 1).max().unwrap_or(0);
         let new = Volume::aoe(index, *shelf, *slot, *sectors);
-        match volumes.iter().find(|volume| volume.name() == new.name()) {
-            None => volumes.push(new),
-            // Of another size it may be by now: `volume resize` journals that, and this doesn't.
-            Some(_) => {}
+        // One that is known may have another size by now: `volume resize` journals that, and this doesn't.
+        if !volumes.iter().any(|volume| volume.name() == new.name()) {
+            volumes.push(new);
         }
     }
     if volumes.is_empty() {
@@ -245,7 +244,11 @@ impl Draining<'_> {
         self.output.line(format!("draining {ports} into {}", self.drain.journal.display()))?;
         self.output.flush()?;
         let drained = self.drain(stop);
-        // What was taken is made durable whatever became of the card.
+        if drained.is_err() {
+            // The rings are this process's memory: what lies there is good, whatever became of the card.
+            let _ = self.recorder.take(&mut self.driver, &mut Anything);
+        }
+        // What was taken is made durable.
         let committed = self.commit();
         if drained.is_err() || committed.is_err() {
             self.output.note(
@@ -343,7 +346,8 @@ mod tests {
         assert_eq!(unclean.opened().previous, PreviousEnd::Unclean);
         unclean.close().expect("closed");
         assert_eq!(open(false, false).expect("opened").opened().previous, PreviousEnd::Clean);
-        assert!(open(true, false).expect_err("it exists").to_string().contains("--create"));
+        let again = open(true, false).err().expect("it exists");
+        assert!(again.to_string().contains("--create"), "{again}");
     }
 
     #[test]

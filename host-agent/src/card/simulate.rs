@@ -5,6 +5,7 @@ use crate::error::Error;
 use crate::output::Output;
 use crate::replay::primary_open;
 use clap::Args;
+use sim::hesitant_target::HesitantTarget;
 use sim::target::{Target, VbladeModel};
 use sim::uplink_capture::UplinkCapture;
 use sim::vfio_user::{Link, Machine, Serving};
@@ -46,6 +47,31 @@ pub struct Simulate {
     /// Lose one frame in N at each port, each way
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     pub lose: u64,
+    /// Let one answer of the target in EVERY come CYCLES later
+    #[arg(long, value_name = "EVERY:CYCLES")]
+    pub hesitate: Option<Hesitation>,
+}
+
+/// `EVERY:CYCLES`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hesitation {
+    /// One answer in so many.
+    pub every: u64,
+    /// Is so many core cycles late.
+    pub cycles: u64,
+}
+
+impl FromStr for Hesitation {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let form = "give EVERY:CYCLES, such as 40:100000";
+        let (every, cycles) = text.split_once(':').ok_or(form)?;
+        match (every.parse(), cycles.parse()) {
+            (Ok(every), Ok(cycles)) if every > 0 => Ok(Self { every, cycles }),
+            _ => Err(form.into()),
+        }
+    }
 }
 
 /// `PORT=LOCAL:PEER`.
@@ -86,12 +112,16 @@ pub fn run(simulate: &Simulate) -> Result<(), Error> {
     let primaries = primary_open(&simulate.primary)?;
     let served = primaries.iter().map(|primary| primary.served()).collect::<Result<Vec<_>, _>>()?;
     let (ports, answer_after, lose) = (simulate.port.clone(), simulate.answer_after, simulate.lose);
+    let hesitate = simulate.hesitate;
     let capture = match &simulate.uplink_capture {
         Some(path) => Some(File::create(path).map_err(|error| Error::io(path, "making the capture", error))?),
         None => None,
     };
     let make = move || -> io::Result<Machine> {
         let target = VbladeModel::new(served).with_answer_cycles(answer_after);
+        // Nobody hesitates unless told to: no answer comes so late.
+        let Hesitation { every, cycles } = hesitate.unwrap_or(Hesitation { every: u64::MAX, cycles: 0 });
+        let target = HesitantTarget::new(target, every, cycles);
         let target: Box<dyn Target> = match capture {
             Some(file) => Box::new(UplinkCapture::new(target, BufWriter::new(file))?),
             None => Box::new(target),
@@ -117,6 +147,14 @@ pub fn run(simulate: &Simulate) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hesitation_parses_or_says_how() {
+        assert_eq!("40:1000".parse(), Ok(Hesitation { every: 40, cycles: 1000 }));
+        for bad in ["40", "0:5", "x:5", "5:x"] {
+            assert!(bad.parse::<Hesitation>().unwrap_err().contains("EVERY:CYCLES"), "{bad}");
+        }
+    }
 
     #[test]
     fn ports_parse_or_say_how() {

@@ -27,4 +27,4 @@ pub use function::{Function, CONFIGURATION_BYTES};
 pub use links::Link;
 pub use machine::{Counts, Machine};
 pub use memory::GuestMemory;
-pub use server::{serve, Serving};
+pub use server::Serving;

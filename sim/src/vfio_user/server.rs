@@ -114,16 +114,6 @@ impl Drop for Serving {
     }
 }
 
-/// Serves a card for ever.
-pub fn serve(
-    path: &Path,
-    make: impl FnOnce() -> io::Result<Machine> + Send + 'static,
-    tell: impl FnMut(String) + Send + 'static,
-) -> io::Result<()> {
-    Serving::start(path, make, tell)?.wait();
-    Err(io::Error::other("the card's thread has ended"))
-}
-
 fn step(mut machine: Machine, asked: &Receiver<Job>, mut tell: impl FnMut(String)) {
     loop {
         match asked.try_recv() {

@@ -80,6 +80,29 @@ nbd-clients:
 	@tools/system-packages.sh libnbd-bin:nbdcopy qemu-utils:qemu-img fio:fio
 	$(CARGO) test $(RELEASE) --package nbd --test clients -- --ignored
 
+# The card in a slot of a virtual machine: a stock kernel's VFIO behind an emulated IOMMU, the host-agent as it is
+# built, traffic from outside. QEMU and the kernel are fetched by apt into .tools once (about 60 MB).
+.PHONY: cosim
+cosim:
+	@tools/system-packages.sh e2fsprogs:/sbin/e2fsck python3:python3 binutils:strip
+	$(CARGO) build $(RELEASE) --quiet --package host-agent
+	python3 tools/cosim.py "$$(tools/cosim-packages.sh)" $${CARGO_TARGET_DIR:-target}/release/host-agent
+
+# Linux's aoe initiator on two ports, a file system and a database on it, frames that get lost; the card drained in
+# another virtual machine; the journal proved against what left the uplink.
+.PHONY: system
+system:
+	@tools/system-packages.sh e2fsprogs:/sbin/e2fsck python3:python3 binutils:strip sqlite3:sqlite3
+	$(CARGO) build $(RELEASE) --quiet --package host-agent
+	python3 tools/system.py "$$(tools/cosim-packages.sh)" $${CARGO_TARGET_DIR:-target}/release/host-agent
+
+# `cosim` with the agent killed and the card reset in the middle of traffic.
+.PHONY: cosim-faults
+cosim-faults:
+	@tools/system-packages.sh e2fsprogs:/sbin/e2fsck python3:python3 binutils:strip
+	$(CARGO) build $(RELEASE) --quiet --package host-agent
+	python3 tools/cosim.py "$$(tools/cosim-packages.sh)" $${CARGO_TARGET_DIR:-target}/release/host-agent faults
+
 system-packages:
 	@tools/system-packages.sh verilator:verilator g++:g++ e2fsprogs:/sbin/e2fsck python3:python3 \
 		libnbd-bin:nbdcopy qemu-utils:qemu-img

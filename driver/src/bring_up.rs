@@ -204,7 +204,7 @@ impl<C: Card> Driver<C> {
         reset(&mut card, geometry.ports)?;
         set_card(&mut card, settings, &found)?;
         let mailboxes = card.map_dma(BOUNDARY_BYTES)?;
-        let mut driver = Self { card, found, rings: Vec::new(), mailboxes, counters: Vec::new() };
+        let mut driver = Self { card, found, rings: Vec::new(), mailboxes, counters: Vec::new(), control: 0 };
         for (port, port_settings) in settings.ports.iter().enumerate() {
             driver.set_port(port, port_settings)?;
         }
@@ -213,7 +213,7 @@ impl<C: Card> Driver<C> {
         }
         driver.wait_for_clocks(settings.lock_limit)?;
         let open = control::TIME_ENABLED | control::WRITES_OPEN;
-        card::CONTROL.write(&mut driver.card, open)?;
+        driver.set_control(open)?;
         let status = card::STATUS.read(&mut driver.card)?;
         if status & open != open {
             return Err(not_taken(card::STATUS.offset(), "STATUS", status.into(), open.into()));
@@ -377,6 +377,7 @@ fn reset<C: Card>(card: &mut C, ports: usize) -> Result<(), BringUpError> {
         }
         Ok(true)
     })?;
+    card.function_was_reset();
     done.then_some(()).ok_or(BringUpError::Reset)
 }
 

@@ -31,6 +31,18 @@ pub enum CardError {
         /// What happened.
         reason: String,
     },
+    /// The bus, or the kernel on the way to it, failed.
+    #[error("{0}")]
+    Bus(String),
+    /// Its function was reset while it was up: by the kernel, by another program, by a fault.
+    #[error(
+        "the card was reset while it was in use (CONTROL reads {control:#x}): what it had delivered and was not \
+         taken is lost; bring it up again"
+    )]
+    WasReset {
+        /// What CONTROL reads.
+        control: u32,
+    },
     /// Memory could not be mapped for DMA.
     #[error("mapping {bytes} bytes for DMA: {reason}")]
     Map {
@@ -77,6 +89,11 @@ pub trait Card {
         let _ = vector;
         None
     }
+
+    /// Bring-up has reset the card's function by its register. Vectors that were set up are no more, wherever
+    /// somebody else than the driver thinks that they are; memory that is still mapped is of a session that is
+    /// over, and nothing reaches for it any more.
+    fn function_was_reset(&mut self) {}
 
     /// Waits until a vector fires, `timeout` at most, and returns and clears what fired. For a
     /// simulated card this is where its clock runs, and `timeout` is time of the card.

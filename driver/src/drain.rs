@@ -23,6 +23,8 @@ pub struct Driver<C> {
     pub(crate) rings: Vec<Ring>,
     pub(crate) mailboxes: DmaRegion,
     pub(crate) counters: Vec<Wrapping>,
+    /// What CONTROL was last set to.
+    pub(crate) control: u32,
 }
 
 /// A port's ring, as far as the host has come with it. Positions count bytes from bring-up.
@@ -237,13 +239,22 @@ impl<C: Card> Driver<C> {
     }
 
     /// Waits until a port announces something, `timeout` at most. A time-out checks that the card is
-    /// still there. Poll afterwards in any case: an interrupt may get lost, a mailbox doesn't.
+    /// still there and still up. Poll afterwards in any case: an interrupt may get lost, a mailbox doesn't.
     pub fn wait(&mut self, timeout: Duration) -> Result<Interrupts, CardError> {
         let interrupts = self.card.wait(timeout)?;
         if interrupts.0 == 0 {
-            card::IDENTITY.read(&mut self.card)?;
+            let control = card::CONTROL.read(&mut self.card)?;
+            if control != self.control {
+                return Err(CardError::WasReset { control });
+            }
         }
         Ok(interrupts)
+    }
+
+    /// Sets CONTROL.
+    pub(crate) fn set_control(&mut self, control: u32) -> Result<(), CardError> {
+        self.control = control;
+        card::CONTROL.write(&mut self.card, control)
     }
 
     /// Checks everything that has been announced since, and returns how many records there are more.

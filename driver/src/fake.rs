@@ -65,7 +65,7 @@ pub enum Step {
 #[derive(Debug)]
 pub struct FakeCard {
     registers: Vec<u32>,
-    regions: Vec<Option<Vec<u64>>>,
+    regions: Vec<Option<HostMemory>>,
     latched_high: u32,
     written_high: u32,
     produced: Vec<u64>,
@@ -81,6 +81,39 @@ pub struct FakeCard {
     pub ignores_reset: bool,
     /// Every register write, in order, the newest [`WRITES_KEPT`].
     pub writes: VecDeque<(u32, u32)>,
+    /// Writes to addresses where nothing is mapped. As behind an IOMMU they are lost, and the card doesn't know.
+    pub faults: u64,
+}
+
+/// Memory that the card may reach.
+#[derive(Debug)]
+struct HostMemory {
+    address: u64,
+    bytes: Bytes,
+}
+
+#[derive(Debug)]
+enum Bytes {
+    /// Made by [`Card::map_dma`].
+    Own(Vec<u64>),
+    /// Somebody else's ([`FakeCard::map_outside`]).
+    Outside(&'static mut [u8]),
+}
+
+impl HostMemory {
+    fn bytes(&self) -> &[u8] {
+        match &self.bytes {
+            Bytes::Own(words) => words.as_bytes(),
+            Bytes::Outside(bytes) => bytes,
+        }
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        match &mut self.bytes {
+            Bytes::Own(words) => words.as_mut_bytes(),
+            Bytes::Outside(bytes) => bytes,
+        }
+    }
 }
 
 /// Register writes that are kept.
@@ -107,6 +140,7 @@ impl FakeCard {
             never_locks: 0,
             ignores_reset: false,
             writes: VecDeque::new(),
+            faults: 0,
         };
         let map = global::REGISTERS.iter().map(|r| (r.offset, r.reset));
         for (offset, reset) in map {
@@ -158,9 +192,9 @@ impl FakeCard {
             }
             Step::RecordsWithoutInterrupt { port, bytes } => self.push(port, &bytes),
             Step::Flip { port, position, bit } => {
-                let (region, size) = self.ring(port);
-                let offset = (position % size as u64) as usize;
-                self.bytes_mut(region)[offset] ^= 1 << bit;
+                let (address, size) = self.ring(port);
+                let offset = position % size as u64;
+                self.dma(address + offset, |byte| byte[0] ^= 1 << bit, 1);
             }
             Step::Mailbox { port, produced } => self.announce(port, produced),
             Step::Register { offset, value } => self.set(offset, value),
@@ -185,12 +219,11 @@ impl FakeCard {
     fn push(&mut self, port: usize, bytes: &[u8]) {
         assert_eq!(bytes.len() % HEADER_BYTES, 0, "records are padded");
         assert!(bytes.len() <= self.room(port), "no room in the ring of port {port}");
-        let (region, size) = self.ring(port);
-        let start = (self.produced[port] % size as u64) as usize;
-        let first = bytes.len().min(size - start);
-        let ring = self.bytes_mut(region);
-        ring[start..start + first].copy_from_slice(&bytes[..first]);
-        ring[..bytes.len() - first].copy_from_slice(&bytes[first..]);
+        let (ring, size) = self.ring(port);
+        let start = self.produced[port] % size as u64;
+        let (first, rest) = bytes.split_at(bytes.len().min(size - start as usize));
+        self.dma(ring + start, |memory| memory.copy_from_slice(first), first.len());
+        self.dma(ring, |memory| memory.copy_from_slice(rest), rest.len());
         self.produced[port] += bytes.len() as u64;
         let produced = self.produced[port];
         self.set64(Self::of_port(port, port::PRODUCED), produced);
@@ -199,25 +232,42 @@ impl FakeCard {
 
     fn announce(&mut self, port: usize, produced: u64) {
         let address = self.get64(Self::of_port(port, port::MAILBOX_ADDRESS));
-        let (region, offset) = self.place(address);
-        self.bytes_mut(region)[offset..offset + 8].copy_from_slice(&produced.to_le_bytes());
+        self.dma(address, |memory| memory.copy_from_slice(&produced.to_le_bytes()), 8);
     }
 
-    fn ring(&self, port: usize) -> (usize, usize) {
+    /// Address and size of `port`'s host ring.
+    fn ring(&self, port: usize) -> (u64, usize) {
         let size = 1usize << self.get(Self::of_port(port, port::RING_SIZE));
-        let (region, offset) = self.place(self.get64(Self::of_port(port, port::RING_ADDRESS)));
-        assert_eq!(offset, 0, "a ring begins where its region does");
-        (region, size)
+        (self.get64(Self::of_port(port, port::RING_ADDRESS)), size)
     }
 
-    /// Region and offset of a bus address.
-    fn place(&self, address: u64) -> (usize, usize) {
-        let offset = address.checked_sub(BUS_BASE).expect("an address of the driver's");
-        ((offset / BUS_STRIDE) as usize, (offset % BUS_STRIDE) as usize)
+    /// Reaches for `bytes` bytes of host memory; a fault where they aren't mapped.
+    fn dma(&mut self, address: u64, access: impl FnOnce(&mut [u8]), bytes: usize) {
+        let place = self.regions.iter_mut().flatten().find_map(|memory| {
+            let offset = usize::try_from(address.checked_sub(memory.address)?).ok()?;
+            memory.bytes_mut().get_mut(offset..offset.checked_add(bytes)?)
+        });
+        match place {
+            Some(memory) => access(memory),
+            None => self.faults += 1,
+        }
     }
 
-    fn bytes_mut(&mut self, region: usize) -> &mut [u8] {
-        self.regions[region].as_mut().expect("DMA into a region that is mapped").as_mut_bytes()
+    /// Lets the card reach memory that is somebody else's, at a bus address of their choice.
+    ///
+    /// # Safety
+    /// Until [`FakeCard::unmap_outside`] nobody else writes there, and it is there.
+    pub unsafe fn map_outside(&mut self, address: u64, pointer: *mut u8, bytes: usize) {
+        // SAFETY: by contract.
+        let memory = unsafe { std::slice::from_raw_parts_mut(pointer, bytes) };
+        self.regions.push(Some(HostMemory { address, bytes: Bytes::Outside(memory) }));
+    }
+
+    /// Takes away what was mapped at `address`; says how many bytes that were.
+    pub fn unmap_outside(&mut self, address: u64) -> usize {
+        let is_it = |memory: &Option<HostMemory>| memory.as_ref().is_some_and(|m| m.address == address);
+        let memory = self.regions.iter_mut().find(|memory| is_it(memory)).and_then(Option::take);
+        memory.map_or(0, |memory| memory.bytes().len())
     }
 
     fn ports(&self) -> usize {
@@ -325,8 +375,9 @@ impl Card for FakeCard {
 
     fn map_dma(&mut self, bytes: usize) -> Result<DmaRegion, CardError> {
         let id = self.regions.len();
-        self.regions.push(Some(vec![0; bytes / 8]));
-        Ok(DmaRegion { id, bus_address: BUS_BASE + id as u64 * BUS_STRIDE, bytes })
+        let address = BUS_BASE + id as u64 * BUS_STRIDE;
+        self.regions.push(Some(HostMemory { address, bytes: Bytes::Own(vec![0; bytes / 8]) }));
+        Ok(DmaRegion { id, bus_address: address, bytes })
     }
 
     fn unmap_dma(&mut self, region: DmaRegion) -> Result<(), CardError> {
@@ -336,12 +387,13 @@ impl Card for FakeCard {
     }
 
     fn dma_bytes(&self, region: &DmaRegion) -> &[u8] {
-        self.regions[region.id].as_ref().expect("a mapped region").as_bytes()
+        self.regions[region.id].as_ref().expect("a mapped region").bytes()
     }
 
     fn dma_load(&self, region: &DmaRegion, offset: usize) -> u64 {
         assert_eq!(offset % 8, 0);
-        u64::from_le(self.regions[region.id].as_ref().expect("a mapped region")[offset / 8])
+        let bytes = &self.dma_bytes(region)[offset..offset + 8];
+        u64::from_le_bytes(bytes.try_into().expect("eight bytes"))
     }
 
     fn msix_message(&mut self, vector: usize) -> Option<(u64, u32)> {

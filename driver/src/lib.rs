@@ -1,7 +1,7 @@
 //! The card as a host sees it: registers, DMA rings, interrupts.
 //!
-//! Three backends stand behind the one small trait [`Card`]: VFIO (production; the place for it is
-//! `vfio.rs`), the simulated card (`sim`), and the scripted [`fake`] for tests.
+//! Three backends stand behind the one small trait [`Card`]: [`vfio`] for production, the simulated card
+//! (`sim`), and the scripted [`fake`] for tests.
 //!
 //! [`Driver::bring_up`] makes a card ready and opens it for writes. Then, over and over:
 //!
@@ -26,6 +26,7 @@ pub mod registers;
 mod statistics;
 mod stop;
 mod stream;
+pub mod vfio;
 
 pub use bring_up::{identify, BringUp, BringUpError, Found, Geometry, PortSettings, Timeouts};
 pub use card::{Card, CardError, DmaRegion, Interrupts};

@@ -40,7 +40,7 @@ pub enum StopError<E> {
 impl<C: Card> Driver<C> {
     /// Closes writes: from now on they are dropped, and counted; reads pass.
     pub fn close_writes(&mut self) -> Result<(), CardError> {
-        card::CONTROL.write(&mut self.card, control::TIME_ENABLED)
+        self.set_control(control::TIME_ENABLED)
     }
 
     /// Asks every port for a watermark and a drain now.
@@ -84,7 +84,7 @@ impl<C: Card> Driver<C> {
             ports::CONTROL.of(port).write(&mut self.card, 0)?;
         }
         card::SESSION.write(&mut self.card, 0)?;
-        card::CONTROL.write(&mut self.card, 0)?;
+        self.set_control(0)?;
         // Reading pushes what was posted: the memory goes only when the card knows.
         card::STATUS.read(&mut self.card)?;
         for ring in &self.rings {

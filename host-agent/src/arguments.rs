@@ -1,7 +1,7 @@
 //! The command line, and the help that teaches it.
 
 use crate::error::Error;
-use crate::{base, bookmark, daemon, diff, image, merge, resync, serve, size, status, volume};
+use crate::{base, bookmark, card, daemon, diff, image, merge, resync, serve, size, status, volume};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use journal::image::Backing;
 use journal::{JournalReader, Moment, When};
@@ -95,6 +95,9 @@ pub enum Command {
     /// The schedule says how far back every write is kept, in which windows what lies further back, and after how
     /// long it is given up. Of a window of merged writes its end is left as a moment, and what each place held then.
     Merge(merge::Merge),
+    /// Find, bind, prove, drain and simulate cards
+    #[command(subcommand)]
+    Card(card::Card),
 }
 
 /// `replay`.

@@ -1,13 +1,14 @@
 //! `host-agent`: Chronoswitch's command line.
 //!
 //! One file per command: [`replay`], [`daemon`], [`serve`], [`status`], [`log`], [`verify`], [`restore`], [`image`], [`diff`],
-//! [`bookmark`], [`volume`], [`base`], [`merge`], [`resync`], [`size`]. Data go to standard output,
+//! [`bookmark`], [`volume`], [`base`], [`merge`], [`resync`], [`size`], [`card`]. Data go to standard output,
 //! everything else to standard error. Exit code 0: fine; 1: what was asked failed; 2: misuse.
 
 mod arguments;
 mod base;
 mod bookmark;
 mod capture;
+mod card;
 mod daemon;
 mod diff;
 mod error;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         Command::Volume(volume) => volume::run(volume),
         Command::Base(base) => base::run(base),
         Command::Merge(merge) => merge::run(merge),
+        Command::Card(card) => card::run(card),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

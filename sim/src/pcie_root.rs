@@ -123,11 +123,19 @@ const PACKET_LIMIT: usize = 4 + 1024;
 /// Where the messages go, one page.
 const MESSAGE_WINDOW: u64 = 0xFEE0_0000;
 
+/// Memory of somebody else's, behind an IOMMU of theirs.
+pub trait HostMemory {
+    /// Writes `bytes`, whole, if the card may reach all of them; otherwise nothing, and says so. An aligned write of
+    /// eight bytes is one store.
+    fn write(&mut self, address: u64, bytes: &[u8]) -> bool;
+}
+
 /// The root port and the memory behind it.
 pub struct Root {
     bar: u64,
     card: u16,
     max_payload: usize,
+    outside: Option<Box<dyn HostMemory>>,
     regions: Vec<Option<(Region, Vec<u8>)>>,
     low: u64,
     high: u64,
@@ -152,6 +160,7 @@ impl Root {
             bar,
             card,
             max_payload: pcie::maximum_payload_bytes(max_payload_code),
+            outside: None,
             regions: Vec::new(),
             low: 0x1000_0000,
             high: 0x12_3400_0000,
@@ -164,6 +173,26 @@ impl Root {
             done: HashMap::new(),
             incoming: Vec::new(),
         }
+    }
+
+    /// The card is configured for payloads of at most `128 << code` bytes from now on.
+    pub fn set_max_payload(&mut self, code: u8) {
+        self.max_payload = pcie::maximum_payload_bytes(code);
+    }
+
+    /// Lets the card reach `memory` too, where no region of the root's own is.
+    pub fn reach(&mut self, memory: Box<dyn HostMemory>) {
+        self.outside = Some(memory);
+    }
+
+    /// Requests that wait to be sent.
+    pub fn waiting(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Has the card sent every packet whole that it began?
+    pub fn is_between_packets(&self) -> bool {
+        self.incoming.is_empty()
     }
 
     /// Maps zeroed memory for the card, by turns below and above 4 GiB, with a gap after it.
@@ -402,12 +431,19 @@ impl Root {
         let region = self.regions.iter_mut().flatten().find(|(region, _)| {
             region.address <= address && address + bytes as u64 <= region.address + region.bytes as u64
         });
-        let (region, memory) = region.ok_or(Refusal::Error(RootError::Fault { address, bytes }))?;
-        let start = (address - region.address) as usize;
-        for (place, dw) in memory[start..start + bytes].chunks_mut(4).zip(&dws[header..]) {
-            place.copy_from_slice(&dw.to_be_bytes());
+        let payload = dws[header..].iter().map(|dw| dw.to_be_bytes());
+        if let Some((region, memory)) = region {
+            let start = (address - region.address) as usize;
+            for (place, bytes) in memory[start..start + bytes].chunks_mut(4).zip(payload) {
+                place.copy_from_slice(&bytes);
+            }
+            return Ok(Event::Write { address, bytes });
         }
-        Ok(Event::Write { address, bytes })
+        let payload: Vec<u8> = payload.flatten().collect();
+        match self.outside.as_mut().is_some_and(|memory| memory.write(address, &payload)) {
+            true => Ok(Event::Write { address, bytes }),
+            false => Err(Refusal::Error(RootError::Fault { address, bytes })),
+        }
     }
 
     fn complete(&mut self, dws: &[u32]) -> Result<Event, Refusal> {

@@ -69,6 +69,19 @@ impl Default for CardOptions {
     }
 }
 
+/// What configuration space tells the gateware.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Configured {
+    /// DMA and messages may leave.
+    pub bus_master: bool,
+    /// MSI-X is on.
+    pub msix_enable: bool,
+    /// All vectors are masked.
+    pub msix_mask: bool,
+    /// Largest payload: 128 << code bytes.
+    pub max_payload_code: u8,
+}
+
 /// A frame at the uplink, as a log of the wire holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UplinkFrame {
@@ -182,6 +195,31 @@ impl SimulatedCard {
     /// The next frame that came out of `port`.
     pub fn returned(&mut self, port: usize) -> Option<Vec<u8>> {
         self.returned[port].pop_front()
+    }
+
+    /// Tells the gateware what its function was configured for.
+    pub fn configure(&mut self, configured: &Configured) {
+        let card = &mut self.card;
+        card.bus_master_enable.next = configured.bus_master;
+        card.msix_enable.next = configured.msix_enable;
+        card.msix_mask.next = configured.msix_mask;
+        card.max_payload.next = bits(u64::from(configured.max_payload_code));
+        self.root.set_max_payload(configured.max_payload_code);
+    }
+
+    /// The root in front of the card.
+    pub fn root_mut(&mut self) -> &mut Root {
+        &mut self.root
+    }
+
+    /// What the card did that it mustn't, the first of it since the last look.
+    pub fn take_fault(&mut self) -> Option<RootError> {
+        self.fault.take()
+    }
+
+    /// One bit a vector whose message came since the last look.
+    pub fn take_fired(&mut self) -> u64 {
+        std::mem::take(&mut self.fired)
     }
 
     /// Core cycles since power-up.

@@ -39,8 +39,8 @@ use flight::{Flight, Limits, Served};
 use indicatif::ProgressBar;
 use journal::{CreateOptions, Journal, JournalReader, Port, PortKind, PreviousEnd, Tables, Volume};
 pub use ledger::Ledger;
-pub use primary::Primary;
-use recorder::Recorder;
+pub use primary::{card_table, open as primary_open, Primary};
+pub use recorder::{Anything, Recorder};
 use run::Run;
 use sim::target::VbladeModel;
 use software::SoftwareEngine;
@@ -54,7 +54,7 @@ pub const WRITER: &str = concat!("host-agent replay ", env!("CARGO_PKG_VERSION")
 /// margin for the word that is being read and the frame that is being checked.
 const PORT_BUFFER_BYTES: usize = 16 * 1024 - 64;
 /// The arbiter of either engine: a journal goes on with the other.
-const ARBITER: u16 = 0;
+pub const ARBITER: u16 = 0;
 /// Ports of either engine.
 const PORTS: usize = sim::PORTS;
 
@@ -244,7 +244,7 @@ pub fn tell_what_was_found(name: &Path, journal: &Journal, recovers: bool, outpu
 
 /// The floors are the journal's end, and the time of day is the host's, or just above the end where the host's
 /// clock is behind.
-fn beginning(ledger: &dyn Ledger) -> Beginning {
+pub fn beginning(ledger: &dyn Ledger) -> Beginning {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64);
     let end = ledger.end();
     let of_arbiter = end.arbiters.iter().find(|arbiter| arbiter.arbiter == ARBITER);

@@ -5,7 +5,7 @@ use super::engine::Rings;
 use super::flight::Flight;
 use super::ledger::Ledger;
 use crate::error::Error;
-use driver::Completions;
+use driver::{Completions, Record};
 use journal::order::{Order, OrderError};
 use journal::{takes_order, OwnedRecord, Source, SourceIdentity};
 use layout::entry::{EntryHeader, NO_INDEX};
@@ -26,6 +26,27 @@ pub struct DurableNow {
     pub order: u64,
     /// Entries of this replay that are durable.
     pub entries: u64,
+}
+
+/// What entries are expected, if anyone knows.
+pub trait Expected {
+    /// An entry came out of a port's ring. Says whether it can be.
+    fn entry(&mut self, record: &Record<'_>) -> bool;
+}
+
+/// Nobody knows what sources write: whatever comes is right.
+pub struct Anything;
+
+impl Expected for Anything {
+    fn entry(&mut self, _record: &Record<'_>) -> bool {
+        true
+    }
+}
+
+impl Expected for Flight {
+    fn entry(&mut self, record: &Record<'_>) -> bool {
+        Flight::entry(self, record)
+    }
 }
 
 /// Takes records out of the rings into the journal.
@@ -69,11 +90,11 @@ impl Recorder {
     }
 
     /// Takes everything that the ports have delivered. Waits while the journal has no room for what was taken before.
-    pub fn take<R: Rings>(&mut self, rings: &mut R, flight: &mut Flight) -> Result<(), Error> {
+    pub fn take<R: Rings>(&mut self, rings: &mut R, expected: &mut impl Expected) -> Result<(), Error> {
         self.wait_for_room()?;
         rings.poll()?;
         for port in 0..rings.ports() {
-            let records = self.take_port(rings, port, flight)?;
+            let records = self.take_port(rings, port, expected)?;
             rings.consume(port, records)?;
         }
         let ready = self.order.drain_ready();
@@ -102,7 +123,12 @@ impl Recorder {
         self.is_waiting |= !appended.is_empty();
     }
 
-    fn take_port<R: Rings>(&mut self, rings: &R, port: usize, flight: &mut Flight) -> Result<usize, Error> {
+    fn take_port<R: Rings>(
+        &mut self,
+        rings: &R,
+        port: usize,
+        expected: &mut impl Expected,
+    ) -> Result<usize, Error> {
         let mut records = 0;
         for record in rings.records(port) {
             if record.made_by_driver {
@@ -117,7 +143,7 @@ impl Recorder {
                 }
             }
             self.completions.take(&record).map_err(|e| Error::Failed(e.to_string()))?;
-            if takes_order(record.kind) && !flight.entry(&record) {
+            if takes_order(record.kind) && !expected.entry(&record) {
                 let header = record.header;
                 return Err(Error::Failed(format!(
                     "port {port}: {} delivered entry {} (LBA {}, {} sectors), and no write like that was offered",

@@ -1,0 +1,251 @@
+#!/usr/bin/env python3
+"""`make cosim`: the simulated card in a slot of a virtual machine with an emulated IOMMU, a stock Debian kernel, and
+the host-agent as it is built. Captured traffic comes from outside into the card's ports, is drained by DMA into a
+journal on the guest's disk, and restored there; what comes out is compared with what the captured volumes held.
+
+    cosim.py TOOLS AGENT [faults]   TOOLS: the folder that cosim-packages.sh prints; AGENT: host-agent
+
+With `faults` the agent is killed (COSIM_KILLS times) and the card's function reset (COSIM_RESETS times), all in the middle
+of traffic. Then nothing that was reported durable may be lost, each is a gap, and after a resync from primary the newest
+image must be primary.
+"""
+import hashlib, json, os, re, shutil, signal, subprocess, sys, tempfile, threading, time
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import replay_frames
+
+HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+CAPTURES = HERE + "/tests/captures/small"
+MOMENTS = ["made", "before-disaster", "final"]
+MODULES = ["irqbypass", "vfio", "vfio_virqfd", "vfio_iommu_type1", "vfio-pci-core", "vfio-pci", "virtio_pci", "virtio_blk"]
+# How much slower than a real card's the simulated one's clock may be: 125 MHz over 20,000 cycles/s.
+SLOWER = 6000
+# How often the agent is killed and the card reset, with `faults`.
+KILLS = int(os.environ.get("COSIM_KILLS", "1"))
+RESETS = int(os.environ.get("COSIM_RESETS", "1"))
+LIMIT_SECONDS = int(os.environ.get("COSIM_LIMIT", "480"))
+
+
+def initramfs(tools, out, init, programs, modules):
+    """busybox, the modules in the order in which they need each other, programs with their libraries, /init."""
+    root = out + "/initramfs"
+    for folder in ["bin", "sbin", "dev", "proc", "sys", "tmp", "mnt", "modules"]:
+        os.makedirs(root + "/" + folder)
+    busybox = tools + "/guest/bin/busybox"
+    shutil.copy(busybox, root + "/bin/busybox")
+    shutil.copy(init, root + "/init")
+    os.chmod(root + "/init", 0o755)
+    for name, program in programs.items():
+        # In sbin, where busybox doesn't put programs of the same name.
+        subprocess.run(["strip", "-o", root + "/sbin/" + name, os.path.realpath(program)], check=True)
+        for library in re.findall(r"(/\S+)", subprocess.check_output(["ldd", program], text=True)):
+            os.makedirs(root + os.path.dirname(library), exist_ok=True)
+            shutil.copy(os.path.realpath(library), root + library)
+    release = os.listdir(tools + "/guest/lib/modules")[0]
+    base = tools + "/guest/lib/modules/" + release
+    if not os.path.exists(base + "/modules.dep"):
+        subprocess.run([busybox, "depmod", "-b", tools + "/guest", release], check=True)
+    needs, named = {}, {}
+    for line in open(base + "/modules.dep"):
+        module, _, rest = line.partition(":")
+        needs[module] = rest.split()
+        named[os.path.basename(module).split(".")[0].replace("-", "_")] = module
+    order = []
+
+    def add(module):
+        for needed in reversed(needs[module]):
+            if needed not in order:
+                add(needed)
+        if module not in order:
+            order.append(module)
+    for module in modules:
+        add(named[module.replace("-", "_")])
+    with open(root + "/modules/order", "w") as names:
+        for module in order:
+            shutil.copy(base + "/" + module, root + "/modules")
+            names.write(os.path.basename(module) + "\n")
+    archive = out + "/initramfs.cpio"
+    with open(archive, "wb") as file:
+        files = subprocess.run(["find", ".", "-mindepth", "1"], cwd=root, check=True, stdout=subprocess.PIPE)
+        subprocess.run([busybox, "cpio", "-o", "-H", "newc"], cwd=root, input=files.stdout, stdout=file,
+                       stderr=subprocess.DEVNULL, check=True)
+    return archive, tools + "/guest/boot/vmlinuz-" + release
+
+
+def disk(out, content):
+    """A disk with these files on it."""
+    folder, path = out + "/disk", out + "/disk.img"
+    os.makedirs(folder)
+    for name, text in content.items():
+        with open(folder + "/" + name, "w") as file:
+            file.write(text)
+    subprocess.run(["/sbin/mke2fs", "-q", "-t", "ext4", "-d", folder, path, "96M"], check=True, stdout=subprocess.DEVNULL)
+    return path
+
+
+def host(tools, agent, out, image, mode):
+    """The guest that has the card in a slot, and the agent."""
+    folder = out + "/host"
+    os.makedirs(folder)
+    initrd, kernel = initramfs(tools, folder, HERE + "/tools/cosim-init.sh", {"host-agent": agent}, MODULES)
+    socket = {"type": "unix", "path": out + "/card.sock"}
+    device = {"driver": "vfio-user-pci", "bus": "rp0", "socket": socket, "x-msg-timeout": 60000}
+    devices = ["-device", "intel-iommu,intremap=on,caching-mode=on",
+               "-device", "pcie-root-port,id=rp0,chassis=1,slot=1", "-device", json.dumps(device),
+               "-drive", "file=%s,if=none,id=disk,format=raw,cache=unsafe" % image, "-device", "virtio-blk-pci,drive=disk"]
+    return qemu(tools, kernel, initrd, devices, "intel_iommu=on slower=%d mode=%s kills=%d resets=%d" % (SLOWER, mode, KILLS, RESETS))
+
+
+def qemu(tools, kernel, initrd, devices, more, memory="640M"):
+    root = tools + "/qemu/usr"
+    libraries = root + "/lib/x86_64-linux-gnu"
+    # TCG: a guest hangs on the /dev/kvm of some machines where the kernel that one sees isn't the one that runs.
+    # A busy machine doesn't give the emulated timer its ticks in time for the kernel's check of it.
+    command = [libraries + "/ld-linux-x86-64.so.2", "--library-path", libraries, root + "/bin/qemu-system-x86_64",
+               "-L", root + "/share/qemu", "-L", root + "/share/seabios",
+               "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio", "-monitor", "none",
+               "-machine", "q35,accel=tcg,kernel-irqchip=off,memory-backend=ram0", "-cpu", "max", "-smp", "1", "-m", memory,
+               "-object", "memory-backend-memfd,id=ram0,size=%s,share=on" % memory, *devices,
+               "-kernel", kernel, "-initrd", initrd, "-append", "console=ttyS0 quiet panic=-1 no_timer_check " + more]
+    environment = dict(os.environ, QEMU_MODULE_DIR=libraries + "/qemu")
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+
+
+def digest(path):
+    return hashlib.sha256(open(path, "rb").read()).hexdigest()
+
+
+def main():
+    tools, agent = sys.argv[1:3]
+    mode = sys.argv[3] if len(sys.argv) > 3 else "plain"
+    moments = json.load(open(CAPTURES + "/moments.json"))
+    children = []
+    with tempfile.TemporaryDirectory(prefix="cosim") as out:
+        try:
+            run(tools, agent, moments, out, children, mode)
+        finally:
+            for child in children:
+                if child.poll() is None:
+                    child.kill()
+                    child.wait()
+
+
+class Traffic:
+    """The sources, in a thread of their own, and what the host does when the guest is ready."""
+
+    def __init__(self, ports, mode, hear):
+        self.sources, self.hear = replay_frames.Sources(ports), hear
+        self.requests = len(self.sources.answered)
+        self.thread = threading.Thread(target=self.sources.run, args=(LIMIT_SECONDS,), daemon=True)
+        # What the guest hears after so many requests: each in the middle of traffic that goes on.
+        words = ["kill"] * KILLS + ["reset"] * RESETS if mode == "faults" else []
+        part = self.requests // (len(words) + 1)
+        self.steps = [(word, (place + 1) * part) for place, word in enumerate(words)] + [("stop", None)]
+        # So many more are allowed than are waited for: some are under way when it happens.
+        self.more = max(4, part // 4)
+
+    def ready(self):
+        word, requests = self.steps.pop(0)
+        if not self.thread.ident:
+            self.thread.start()
+        if requests is None:
+            self.sources.allow(1 << 30)
+            self.thread.join()
+            if self.sources.open:
+                sys.exit("%d requests have no answer" % len(self.sources.open))
+        else:
+            self.sources.allow(requests + self.more)
+            self.sources.wait_for(requests, LIMIT_SECONDS)
+        self.hear(word)
+        return "%d requests sent, %d of them again; guest hears: %s" % (self.sources.sent, self.sources.resent, word)
+
+
+def run(tools, agent, moments, out, children, mode):
+    began = time.monotonic()
+
+    def say(what):
+        print("%6.1f s  %s" % (time.monotonic() - began, what), flush=True)
+    orders = {m["name"]: sum(v["writes"] for v in m["volumes"].values()) for m in moments["moments"]}
+    image = disk(out, {
+        "moments": "".join("%s %d\n" % (name, orders[name]) for name in MOMENTS),
+        "volumes": " ".join("--volume %s=%d" % (c["volume"], c["size"]) for c in moments["captures"]) + "\n",
+    })
+    command, ports = [agent, "card", "simulate", "--socket", out + "/card.sock"], {}
+    for capture in moments["captures"]:
+        port, primary = capture["port"], "%s/%s.img" % (out, capture["volume"])
+        with open(primary, "wb") as file:
+            file.truncate(capture["size"])
+        ours, theirs = "%s/peer%d" % (out, port), "%s/port%d" % (out, port)
+        command += ["--primary", "%s=%s" % (capture["volume"], primary), "--port", "%d=%s:%s" % (port, theirs, ours)]
+        ports[port] = (CAPTURES + "/" + capture["file"], ours, theirs)
+    card = subprocess.Popen(command, stdout=subprocess.PIPE)
+    children.append(card)
+    if not card.stdout.readline():
+        sys.exit("the simulated card doesn't start")
+    say("card in its slot")
+    guest = host(tools, agent, out, image, mode)
+    children.append(guest)
+    signal.signal(signal.SIGALRM, lambda *_: sys.exit("the guest took longer than %d s" % LIMIT_SECONDS))
+    signal.alarm(LIMIT_SECONDS)
+
+    def hear(word):
+        guest.stdin.write(word.encode() + b"\n")
+        guest.stdin.flush()
+    traffic = Traffic(ports, mode, hear)
+    wanted = {m["name"]: m["volumes"] for m in moments["moments"]}
+    found, done = 0, False
+    for raw in guest.stdout:
+        line = raw.decode("utf-8", "replace").rstrip()
+        told = re.search(r"@@(\w+) ?(.*)", line)
+        if not told:
+            print("          " + line, flush=True)
+            continue
+        what, rest = told.groups()
+        if what == "FAIL":
+            say("guest: FAIL " + rest)
+            for raw in guest.stdout:
+                print("          " + raw.decode("utf-8", "replace").rstrip())
+            sys.exit("the guest failed")
+        if what == "READY":
+            say("the agent drains; traffic comes")
+            say(traffic.ready())
+        elif what == "IMAGE":
+            name, volume, sha = rest.split()
+            if sha != wanted[name][volume]["sha256"]:
+                sys.exit("volume %s at moment %s is not what it was" % (volume, name))
+            found += 1
+            say("volume %s at moment %s: equal to what the real target held" % (volume, name))
+        else:
+            say("guest: %s %s" % (what, rest))
+            done |= what == "DONE"
+            if what == "KILLED":
+                # Traffic goes on while nobody drains the card.
+                traffic.sources.allow(traffic.sources.sent + traffic.more)
+    guest.wait()
+    images = 0 if mode == "faults" else len(MOMENTS) * len(moments["captures"])
+    if not done or found != images:
+        sys.exit("the guest ended before it was done")
+    # What the guest wrote is proved once more out here.
+    subprocess.run(["/sbin/debugfs", "-R", "dump /journal %s/journal" % out, image], check=True, stderr=subprocess.DEVNULL)
+    subprocess.run([agent, "verify", out + "/journal"], check=True)
+    for capture in moments["captures"]:
+        volume, size = capture["volume"], capture["size"]
+        primary = "%s/%s.img" % (out, volume)
+        if mode != "faults":
+            if digest(primary) != wanted["final"][volume]["sha256"]:
+                sys.exit("primary storage of volume %s is not what it was" % volume)
+            continue
+        base = out + "/base"
+        with open(base, "wb") as file:
+            file.truncate(size)
+        subprocess.run([agent, "resync", out + "/journal", "--volume", volume, "--base", base, "--primary", primary],
+                       check=True)
+        subprocess.run([agent, "restore", out + "/journal", "--volume", volume, "--base", base, "--at", "end",
+                        "--to", out + "/now", "--force"], check=True)
+        if digest(out + "/now") != digest(primary):
+            sys.exit("volume %s: the newest image is not primary" % volume)
+        say("volume %s: after a resync the newest image is primary" % volume)
+    say("cosim: passed")
+
+
+if __name__ == "__main__":
+    main()

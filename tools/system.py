@@ -1,0 +1,189 @@
+#!/usr/bin/env python3
+"""`make system`: everything around the simulated card is real. One guest has Linux's aoe initiator on two ports of the
+card, both in use at once, and frames get lost; it makes an ext4, writes, overwrites and deletes files, and runs a
+database. Another guest has the card in a slot and drains it into a journal. Then the journal is proved: it has each write
+that left the uplink, in that order, and no other; the image at random moments is, byte for byte, what those writes make;
+e2fsck finds each clean or recovers its journal, and the database is whole.
+
+    system.py TOOLS AGENT       CHRONO_SEED replays the choice of moments
+
+The target is the model of vblade inside the simulated card; what it heard is a capture of the uplink.
+"""
+import json, os, random, select, shutil, subprocess, sys, tempfile, time
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import cosim
+
+SIZE = 16 << 20
+VOLUME = "1.0"
+PORTS = [0, 1]
+MODULES = ["virtio_pci", "virtio_net", "aoe"]
+# One frame in so many gets lost, each way, at each port.
+LOSE = 61
+# One answer in so many is so many cycles late: a second or so, in which the initiator sends again.
+HESITATE = "37:100000"
+MOMENTS = 20
+
+
+def initiator(tools, out, sockets):
+    programs = {"mkfs.ext4": "/sbin/mkfs.ext4", "sqlite3": shutil.which("sqlite3")}
+    initrd, kernel = cosim.initramfs(tools, out + "/initiator", cosim.HERE + "/tools/system-init.sh", programs, MODULES)
+    devices = []
+    for port in PORTS:
+        ours, theirs = sockets[port]
+        devices += ["-netdev", "dgram,id=n%d,local.type=unix,local.path=%s,remote.type=unix,remote.path=%s" % (port, ours, theirs),
+                    "-device", "virtio-net-pci,netdev=n%d,mac=02:c5:00:00:00:%02x,host_mtu=9000,addr=0x%x,romfile=,csum=off,"
+                    "gso=off,guest_csum=off,guest_tso4=off,guest_tso6=off,guest_ecn=off,guest_ufo=off,host_tso4=off,"
+                    "host_tso6=off,host_ecn=off,host_ufo=off" % (port, port + 1, port + 3)]
+    return cosim.qemu(tools, kernel, initrd, devices, "ipv6.disable=1", memory="384M")
+
+
+def written(path):
+    """Every write that left the uplink: first sector, data."""
+    data = open(path, "rb").read()
+    at = 24
+    while at < len(data):
+        length = int.from_bytes(data[at + 8:at + 12], "little")
+        frame = data[at + 16:at + 16 + length]
+        at += 16 + length
+        if frame[12:14] == b"\x88\xa2" and not frame[14] & 8 and not frame[19] and frame[27] in (0x30, 0x34):
+            yield int.from_bytes(frame[28:34], "little"), frame[36:36 + 512 * frame[26]]
+
+
+def prove(agent, out, journal, uplink, primary, made, say):
+    subprocess.run([agent, "verify", journal], check=True)
+    log = subprocess.check_output([agent, "log", journal, "--json"], text=True)
+    entries = [json.loads(line) for line in log.splitlines()]
+    writes = list(written(uplink))
+    if len(entries) != len(writes):
+        sys.exit("%d writes left the uplink, and the journal has %d" % (len(writes), len(entries)))
+    by_port = {}
+    for entry in entries:
+        by_port[entry["port"]] = by_port.get(entry["port"], 0) + 1
+    if sorted(by_port) != PORTS:
+        sys.exit("not every path was used: %s" % by_port)
+    duplicates = sum("duplicate" in json.dumps(entry.get("flags", "")) for entry in entries)
+    say("%d writes, by port %s, %d of them copies; the journal has each, in the uplink's order" % (len(writes), by_port, duplicates))
+    seed = int(os.environ.get("CHRONO_SEED", random.randrange(1 << 32)))
+    print("CHRONO_SEED=%d" % seed)
+    moments = sorted(random.Random(seed).sample(range(made, len(writes) + 1), MOMENTS - 1) + [len(writes)])
+    base, image, model, done = out + "/base", out + "/image", bytearray(SIZE), 0
+    with open(base, "wb") as file:
+        file.truncate(SIZE)
+    recovered = databases = 0
+    for moment in moments:
+        for lba, data in writes[done:moment]:
+            model[lba * 512:lba * 512 + len(data)] = data
+        done = moment
+        subprocess.run([agent, "restore", journal, "--volume", VOLUME, "--base", base, "--at", "order:%d" % moment,
+                        "--to", image, "--force"], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        if open(image, "rb").read() != model:
+            sys.exit("the image at order:%d is not what the first %d writes make" % (moment, moment))
+        check = subprocess.run(["/sbin/e2fsck", "-fp", image], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        if check.returncode not in (0, 1):
+            sys.exit("e2fsck at order:%d: %s" % (moment, check.stdout))
+        recovered += "recovering journal" in check.stdout
+        databases += whole_database(out, image, moment)
+    say("%d moments are what those writes make; e2fsck: all clean, %d after their journal; %d databases whole" %
+        (len(moments), recovered, databases))
+    subprocess.run([agent, "restore", journal, "--volume", VOLUME, "--base", base, "--at", "end", "--to", image, "--force"],
+                   check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    if cosim.digest(image) != cosim.digest(primary):
+        sys.exit("the newest image is not primary")
+    say("the newest image is primary")
+
+
+def whole_database(out, image, moment):
+    """The database in an image, with its journal, as sqlite finds it after a crash; 0: there is none yet."""
+    for name in ["db", "db-journal"]:
+        path = "%s/%s" % (out, name)
+        if os.path.exists(path):
+            os.remove(path)
+        subprocess.run(["/sbin/debugfs", "-R", "dump /%s %s" % (name, path), image], check=True, stderr=subprocess.DEVNULL)
+    if not os.path.exists(out + "/db") or not os.path.getsize(out + "/db"):
+        return 0
+    said = subprocess.run(["sqlite3", out + "/db", "pragma integrity_check"], stdout=subprocess.PIPE, text=True).stdout.strip()
+    if said != "ok":
+        sys.exit("the database at order:%d: %s" % (moment, said))
+    return 1
+
+
+def main():
+    tools, agent = sys.argv[1:3]
+    children = []
+    with tempfile.TemporaryDirectory(prefix="system") as out:
+        try:
+            run(tools, agent, out, children)
+        finally:
+            for child in children:
+                if child.poll() is None:
+                    child.kill()
+                    child.wait()
+
+
+def run(tools, agent, out, children):
+    began = time.monotonic()
+
+    def say(what):
+        print("%6.1f s  %s" % (time.monotonic() - began, what), flush=True)
+    primary, uplink = out + "/primary", out + "/uplink.pcap"
+    with open(primary, "wb") as file:
+        file.truncate(SIZE)
+    sockets = {port: ("%s/peer%d" % (out, port), "%s/port%d" % (out, port)) for port in PORTS}
+    command = [agent, "card", "simulate", "--socket", out + "/card.sock", "--primary", VOLUME + "=" + primary,
+               "--uplink-capture", uplink, "--lose", str(LOSE), "--hesitate", HESITATE]
+    for port, (ours, theirs) in sockets.items():
+        command += ["--port", "%d=%s:%s" % (port, theirs, ours)]
+    card = subprocess.Popen(command, stdout=subprocess.PIPE)
+    children.append(card)
+    if not card.stdout.readline():
+        sys.exit("the simulated card doesn't start")
+    disk = cosim.disk(out, {"volumes": "--volume %s=%d\n" % (VOLUME, SIZE), "moments": ""})
+    host = cosim.host(tools, agent, out, disk, "system")
+    children.append(host)
+    source = initiator(tools, out, sockets)
+    children.append(source)
+    names = {host.stdout.fileno(): ("host", host), source.stdout.fileno(): ("initiator", source)}
+    ended, made = {}, None
+    until = time.monotonic() + cosim.LIMIT_SECONDS
+    lines = {number: b"" for number in names}
+
+    def hear(guest, word):
+        guest.stdin.write(word + b"\n")
+        guest.stdin.flush()
+    while lines:
+        if time.monotonic() > until:
+            sys.exit("the guests took longer than %d s" % cosim.LIMIT_SECONDS)
+        for number in select.select(list(lines), [], [], 1)[0]:
+            data = os.read(number, 65536)
+            name, guest = names[number]
+            if not data:
+                del lines[number]
+                continue
+            *whole, lines[number] = (lines[number] + data).split(b"\n")
+            for raw in whole:
+                line = raw.decode("utf-8", "replace").rstrip()
+                if "@@" not in line:
+                    print("%9s  %s" % (name, line), flush=True)
+                    continue
+                what, _, rest = line.split("@@")[1].partition(" ")
+                say("%s: %s %s" % (name, what, rest))
+                if what == "FAIL":
+                    print(guest.stdout.read().decode("utf-8", "replace"))
+                    sys.exit("the %s failed" % name)
+                if (name, what) == ("host", "READY"):
+                    hear(source, b"go")
+                elif (name, what) == ("initiator", "MADE"):
+                    made = sum(1 for _ in written(uplink))
+                elif (name, what) == ("initiator", "DONE"):
+                    hear(host, b"stop")
+                if what == "DONE":
+                    ended[name] = True
+    if len(ended) != 2 or made is None:
+        sys.exit("a guest ended before it was done")
+    journal = out + "/journal"
+    subprocess.run(["/sbin/debugfs", "-R", "dump /journal " + journal, disk], check=True, stderr=subprocess.DEVNULL)
+    prove(agent, out, journal, uplink, primary, made, say)
+    say("system: passed")
+
+
+main()

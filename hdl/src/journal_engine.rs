@@ -3,10 +3,13 @@
 //!
 //! A record's header is written after its payload, so the first word of a frame leaves at once; the
 //! ring's head moves only when the header is in. Room for an entry and its completion is reserved at
-//! admission, and the ring always keeps room for a watermark, a gap and a late answer (DESIGN §3.1).
+//! admission, and the ring always keeps room for a watermark, a gap and a late answer (DESIGN §3.1): each
+//! may be taken by one that wasn't drained yet. A late answer without room becomes a gap.
 
 use crate::prelude::*;
-use layout::entry::{self, flags, Journaled, Kind};
+use crate::record_header::RecordHeader;
+use crate::ring_room::RingRoom;
+use layout::entry::{self, flags, Kind};
 
 mod states {
     #![allow(missing_docs)]
@@ -19,34 +22,15 @@ mod states {
         Stamp,
         /// A write streams to the uplink and into the ring.
         Stream,
-        /// A write whose hold time is over is thrown away.
+        /// A write whose hold time is over, or whose location is in quarantine, is thrown away.
         Discard,
+        /// The payload of a gap goes into the ring.
+        Gap,
         /// The record's header goes into the ring.
         Header,
     }
 }
 pub use states::EngineState;
-
-/// Word 0 of every header: magic and version; kind, flags, encoding and status are added.
-const HEADER_START: u64 = entry::MAGIC as u64 | (entry::VERSION as u64) << 16;
-/// `volume` and `source` of a record that has none, as they stand in words 5 and 6.
-const NO_VOLUME: u64 = (entry::NO_INDEX as u64) << 48;
-/// 64-byte lines that the ring keeps free beside reservations: a watermark, a gap with its payload, a
-/// late answer.
-pub const KEPT_LINES: u64 = 4;
-
-const _: () = {
-    // The kernel below writes the header word by word; these are the places it writes to.
-    assert!(layout::entry_bit!(kind).1 == 24 && layout::entry_bit!(flags).1 == 32);
-    assert!(layout::entry_bit!(status).1 == 56 && layout::entry_bit!(timestamp).0 == 1);
-    assert!(layout::entry_bit!(number).0 == 2 && layout::entry_bit!(sequence).0 == 3);
-    assert!(layout::entry_bit!(lba).0 == 4 && layout::entry_bit!(sectors).1 == 48);
-    assert!(layout::entry_bit!(port).0 == 5 && layout::entry_bit!(slot).1 == 8);
-    assert!(layout::entry_bit!(clock_error).1 == 16 && layout::entry_bit!(answer_status).1 == 32);
-    assert!(layout::entry_bit!(answer_error).1 == 40 && layout::entry_bit!(volume).1 == 48);
-    assert!(layout::entry_bit!(source).0 == 6 && layout::entry_bit!(payload_bytes).1 == 32);
-    assert!(layout::entry_bit!(payload_crc).0 == 7 && layout::entry_bit!(header_crc).1 == 32);
-};
 
 logic_block! {
     /// `A`: log2 of the ring's 64-bit words; `H` = `A` − 2: bits of a line count.
@@ -81,12 +65,16 @@ logic_block! {
         pub clear: Signal<In, bool>,
         /// The write is a copy of one in flight.
         pub copy: Signal<In, bool>,
+        /// The slot of that one has room for a copy.
+        pub copy_room: Signal<In, bool>,
+        /// What the write overlaps is in quarantine.
+        pub barred: Signal<In, bool>,
         /// A scoreboard slot is free.
         pub slot_free: Signal<In, bool>,
-        /// The slot.
+        /// The slot that an admission takes.
         pub slot: Signal<In, Bits<4>>,
-        /// Writes in flight.
-        pub in_flight: Signal<In, Bits<5>>,
+        /// Completions that are still to come.
+        pub reserved: Signal<In, Bits<7>>,
         /// Asks the arbiter to admit the write.
         pub write_request: Signal<Out, bool>,
         /// It is admitted (strobe), with stamp and number.
@@ -105,8 +93,10 @@ logic_block! {
         pub number: Signal<In, Bits<64>>,
         /// The leaf clock as the stamp was taken from it: locked, holdover, error bound from bit 2 up.
         pub clock_state: Signal<In, Bits<18>>,
-        /// An answer matched a write of ours.
+        /// There is a status to be journaled: an answer to a write of ours, or that there was none.
         pub matched: Signal<In, bool>,
+        /// The status had been declared unknown before.
+        pub matched_late: Signal<In, bool>,
         /// Its slot.
         pub matched_slot: Signal<In, Bits<4>>,
         /// Its number.
@@ -119,7 +109,8 @@ logic_block! {
         pub matched_error: Signal<In, Bits<8>>,
         /// It is an AoE code.
         pub matched_aoe: Signal<In, bool>,
-        /// The completion is in the ring (strobe).
+        /// It has been seen to: the completion is in the ring or, for a late one without room, will be
+        /// covered by a gap (strobe).
         pub matched_take: Signal<Out, bool>,
         /// A watermark is wanted.
         pub watermark_request: Signal<In, bool>,
@@ -133,6 +124,8 @@ logic_block! {
         pub journaled_copy: Signal<Out, bool>,
         /// A write was dropped for its hold time (strobe).
         pub dropped_hold: Signal<Out, bool>,
+        /// A write was dropped because its location is in quarantine (strobe).
+        pub dropped_quarantine: Signal<Out, bool>,
         /// Lines committed.
         pub ring_head: Signal<Out, Bits<H>>,
         /// Lines drained.
@@ -144,9 +137,10 @@ logic_block! {
         ring: Ram<64, A>,
         ring_out: Dff<Bits<64>>,
         crc_step: Crc32cStep,
+        room: RingRoom<A, H>,
+        header: RecordHeader,
         state: Dff<EngineState>,
         kind: Dff<Bits<8>>,
-        head: Dff<Bits<H>>,
         record_sequence: Dff<Bits<64>>,
         held_stamp: Dff<Bits<64>>,
         held_number: Dff<Bits<64>>,
@@ -162,70 +156,71 @@ logic_block! {
         sampled: Dff<bool>,
         marked: Dff<bool>,
         crc: Dff<Bits<32>>,
+        late: Dff<bool>,
+        // Late answers were lost after this stamp and number.
+        lost: Dff<bool>,
+        lost_stamp: Dff<Bits<64>>,
+        lost_number: Dff<Bits<64>>,
+        // The last number that this port's records tell.
+        told_number: Dff<Bits<64>>,
+        payload_crc: Dff<Bits<32>>,
         start: Signal<Local, Bits<A>>,
-        used: Signal<Local, Bits<H>>,
-        needed: Signal<Local, Bits<16>>,
-        kept: Signal<Local, Bits<16>>,
-        room: Signal<Local, bool>,
-        room_for_mark: Signal<Local, bool>,
+        entry_lines: Signal<Local, Bits<9>>,
+        lines: Signal<Local, Bits<9>>,
+        committing: Signal<Local, bool>,
+        crc_field: Signal<Local, Bits<32>>,
+        slot_room: Signal<Local, bool>,
+        shut: Signal<Local, bool>,
+        record_flags: Signal<Local, Bits<16>>,
+        record_slot: Signal<Local, Bits<4>>,
+        gap_word: Signal<Local, Bits<64>>,
         sectors: Signal<Local, Bits<5>>,
         sectors_held: Signal<Local, Bits<5>>,
-        lines: Signal<Local, Bits<H>>,
         age: Signal<Local, Bits<24>>,
         expired: Signal<Local, bool>,
         ask: Signal<Local, bool>,
         ask_stamp: Signal<Local, bool>,
         flags: Signal<Local, Bits<16>>,
         payload_last: Signal<Local, Bits<15>>,
-        is_entry: Signal<Local, bool>,
-        header: Signal<Local, Bits<64>>,
         next_place: Signal<Local, Bits<A>>,
         next_index: Signal<Local, Bits<11>>,
         next_step: Signal<Local, Bits<4>>,
         next_sequence: Signal<Local, Bits<64>>,
         pop: Signal<Local, bool>,
-        source: Signal<Local, Bits<16>>,
         write_word: Signal<Local, bool>,
         write_at: Signal<Local, Bits<A>>,
         write_data: Signal<Local, Bits<64>>,
-        ring_lines: Constant<Bits<16>>,
-        header_start: Fixed<64, HEADER_START>,
-        no_volume: Fixed<64, NO_VOLUME>,
-        no_index: Fixed<16, { entry::NO_INDEX as u64 }>,
         all_ones: Fixed<32, 0xFFFF_FFFF>,
         after: Fixed<8, { Kind::After as u64 }>,
         completion: Fixed<8, { Kind::Completion as u64 }>,
         watermark: Fixed<8, { Kind::Watermark as u64 }>,
-        journaled_port: Fixed<64, { Journaled::Port as u64 }>,
+        gap: Fixed<8, { Kind::Gap as u64 }>,
+        gap_lost: Fixed<64, { entry::GapReason::Lost as u64 }>,
         flag_duplicate: Fixed<16, { flags::DUPLICATE as u64 }>,
         flag_locked: Fixed<16, { flags::CLOCK_LOCKED as u64 }>,
         flag_holdover: Fixed<16, { flags::CLOCK_HOLDOVER as u64 }>,
         flag_logical: Fixed<16, { flags::STAMP_LOGICAL as u64 }>,
         flag_aoe: Fixed<16, { flags::AOE_ERROR as u64 }>,
-        kept_lines: Fixed<16, KEPT_LINES>,
+        flag_late: Fixed<16, { flags::LATE as u64 }>,
     }
 }
 
 block_default! {
     JournalEngine<A, H> {
         clock, port, ticks, hold, waiting, write_key, write_info, described, word, word_filled, word_pop,
-        uplink_take, uplink_valid, clear, copy, slot_free, slot, in_flight, write_request, write_grant,
-        sampling, stamp_request, stamp_grant, stamp, stamp_logical, number, clock_state, matched, matched_slot,
-        matched_number, matched_updated, matched_status, matched_error, matched_aoe, matched_take,
-        watermark_request, watermark_done, committed, journaled, journaled_copy, dropped_hold, ring_head,
-        ring_tail, ring_read_address, ring_read_data, ring, ring_out, crc_step, state, kind, head, record_sequence,
-        held_stamp, held_number, held_clock, held_lba, held_info, word_index, high, place, step, sampled, marked, crc, start,
-        used, needed, kept, room, room_for_mark, sectors, sectors_held, lines, age, expired, ask, ask_stamp, flags,
-        payload_last, is_entry, header, next_place, next_index, next_step, next_sequence, pop, source,
-        write_word, write_at, write_data, header_start, no_volume, no_index, all_ones, after, completion,
-        watermark, journaled_port, flag_duplicate, flag_locked, flag_holdover, flag_logical, flag_aoe,
-        kept_lines,
+        uplink_take, uplink_valid, clear, copy, copy_room, barred, slot_free, slot, reserved, write_request,
+        write_grant, sampling, stamp_request, stamp_grant, stamp, stamp_logical, number, clock_state, matched,
+        matched_late, matched_slot, matched_number, matched_updated, matched_status, matched_error, matched_aoe,
+        matched_take, watermark_request, watermark_done, committed, journaled, journaled_copy, dropped_hold,
+        dropped_quarantine, ring_head, ring_tail, ring_read_address, ring_read_data, ring, ring_out, crc_step,
+        room, header, state, kind, record_sequence, held_stamp, held_number, held_clock, held_lba, held_info,
+        word_index, high, place, step, sampled, marked, crc, late, lost, lost_stamp, lost_number, told_number,
+        payload_crc, start, entry_lines, lines, committing, crc_field, slot_room, shut, record_flags, record_slot,
+        gap_word, sectors, sectors_held, age, expired, ask, ask_stamp, flags, payload_last, next_place, next_index,
+        next_step, next_sequence, pop, write_word, write_at, write_data, all_ones, after, completion, watermark,
+        gap, gap_lost, flag_duplicate, flag_locked, flag_holdover, flag_logical, flag_aoe, flag_late,
     }
     arrays { }
-    with { ring_lines: {
-        assert!(A >= 10 && H == A - 2, "a ring of 2^{A} words can't hold two of the largest entries");
-        Constant::new(bits(1 << (A - 3)))
-    } }
 }
 
 impl<const A: usize, const H: usize> Logic for JournalEngine<A, H> {
@@ -233,13 +228,13 @@ impl<const A: usize, const H: usize> Logic for JournalEngine<A, H> {
     fn update(&mut self) {
         self.ring.read_clock.next = self.clock.val();
         self.ring.write_clock.next = self.clock.val();
+        clock!(self, clock, room);
         dff_setup!(
             self,
             clock,
             ring_out,
             state,
             kind,
-            head,
             record_sequence,
             held_stamp,
             held_number,
@@ -252,23 +247,32 @@ impl<const A: usize, const H: usize> Logic for JournalEngine<A, H> {
             step,
             sampled,
             marked,
-            crc
+            crc,
+            late,
+            lost,
+            lost_stamp,
+            lost_number,
+            told_number,
+            payload_crc
         );
         self.ring.read_address.next = self.ring_read_address.val();
         self.ring_out.d.next = self.ring.read_data.val();
         self.ring_read_data.next = self.ring_out.q.val();
-        self.ring_head.next = self.head.q.val();
-        self.start.next = bit_cast::<A, H>(self.head.q.val()) << 3;
+        self.ring_head.next = self.room.head.val();
+        self.start.next = bit_cast::<A, H>(self.room.head.val()) << 3;
 
-        // Room: what the entry and its completion take, beside everything reserved.
-        self.used.next = self.head.q.val() - self.ring_tail.val();
-        self.kept.next = bit_cast::<16, H>(self.used.val())
-            + bit_cast::<16, 5>(self.in_flight.val())
-            + self.kept_lines.val();
+        // Room: what the entry and its completion take.
         self.sectors.next = self.write_info.val().get_bits::<5>(32);
-        self.needed.next = self.kept.val() + (bit_cast::<16, 5>(self.sectors.val()) << 3) + 2;
-        self.room.next = self.needed.val() <= self.ring_lines.val();
-        self.room_for_mark.next = self.kept.val() <= self.ring_lines.val();
+        self.entry_lines.next = (bit_cast::<9, 5>(self.sectors.val()) << 3) + 2;
+        self.room.tail.next = self.ring_tail.val();
+        self.room.reserved.next = self.reserved.val();
+        self.room.held.next = bits::<9>(0);
+        self.room.wanted.next = self.entry_lines.val();
+        self.slot_room.next = self.slot_free.val();
+        if self.copy.val() {
+            self.slot_room.next = self.copy_room.val();
+        }
+        self.shut.next = self.barred.val() & (!self.clear.val() | (self.copy.val() & !self.copy_room.val()));
         self.age.next = self.ticks.val() - self.write_info.val().get_bits::<24>(70);
         self.expired.next = bit_cast::<32, 24>(self.age.val()) > self.hold.val();
 
@@ -284,6 +288,8 @@ impl<const A: usize, const H: usize> Logic for JournalEngine<A, H> {
             self.flags.next = self.flags.val() | self.flag_logical.val();
         }
 
+        self.record_flags.next = bits::<16>(0);
+        self.record_slot.next = bits::<4>(0);
         self.described.next = false;
         self.uplink_valid.next = false;
         self.pop.next = false;
@@ -295,6 +301,7 @@ impl<const A: usize, const H: usize> Logic for JournalEngine<A, H> {
         self.journaled.next = false;
         self.journaled_copy.next = self.held_clock.q.val().get_bit(0);
         self.dropped_hold.next = false;
+        self.dropped_quarantine.next = false;
         self.write_word.next = false;
         self.write_at.next = self.place.q.val();
         self.write_data.next = bits::<64>(0);
@@ -302,76 +309,56 @@ impl<const A: usize, const H: usize> Logic for JournalEngine<A, H> {
         self.ask_stamp.next = false;
         self.sectors_held.next = self.held_info.q.val().get_bits::<5>(32);
         self.payload_last.next = (bit_cast::<15, 5>(self.sectors_held.val()) << 6) + 4;
-        self.is_entry.next = self.kind.q.val() == self.after.val();
-        self.lines.next = bits::<H>(1);
-        if self.is_entry.val() {
-            self.lines.next = (bit_cast::<H, 5>(self.sectors_held.val()) << 3) + 1;
+        self.lines.next = bits::<9>(1);
+        if self.header.is_entry.val() {
+            self.lines.next = (bit_cast::<9, 5>(self.sectors_held.val()) << 3) + 1;
+        }
+        if self.kind.q.val() == self.gap.val() {
+            self.lines.next = bits::<9>(2);
+        }
+        self.committing.next = false;
+        self.gap_word.next = bits::<64>(0);
+        if self.step.q.val() == 0 {
+            self.gap_word.next = self.lost_stamp.q.val();
+        }
+        if self.step.q.val() == 1 {
+            self.gap_word.next = self.lost_number.q.val();
+        }
+        if self.step.q.val() == 2 {
+            self.gap_word.next = self.gap_lost.val();
         }
         self.next_place.next = self.place.q.val() + 1;
         self.next_index.next = self.word_index.q.val() + 1;
         self.next_step.next = self.step.q.val() + 1;
         self.next_sequence.next = self.record_sequence.q.val() + 1;
-        self.source.next = self.no_index.val();
-        if self.held_info.q.val().get_bits::<4>(41) != 15 {
-            self.source.next = bit_cast::<16, 4>(self.held_info.q.val().get_bits::<4>(41));
-        }
 
-        // The header, word by word; steps 0–6 and, with the CRC, 8.
-        self.header.next = bits::<64>(0);
-        if self.step.q.val() == 0 {
-            self.header.next = self.header_start.val()
-                | (bit_cast::<64, 8>(self.kind.q.val()) << 24)
-                | (bit_cast::<64, 16>(self.held_clock.q.val().get_bits::<16>(0)) << 32);
-            if self.is_entry.val() {
-                self.header.next = self.header.val() | (self.journaled_port.val() << 56);
-            }
-            if self.kind.q.val() == self.completion.val() {
-                self.header.next = self.header.val()
-                    | (self.journaled_port.val() << 56)
-                    | (bit_cast::<64, 4>(self.matched_updated.val()) << 60);
-            }
+        // The header: words 0–6 and, with its own CRC, the last.
+        self.crc_field.next = self.held_info.q.val().get_bits::<32>(0);
+        if self.kind.q.val() == self.gap.val() {
+            self.crc_field.next = self.payload_crc.q.val();
         }
-        if self.step.q.val() == 1 {
-            self.header.next = self.held_stamp.q.val();
-        }
-        if self.step.q.val() == 2 {
-            self.header.next = self.held_number.q.val();
-        }
-        if self.step.q.val() == 3 {
-            self.header.next = self.record_sequence.q.val();
-        }
-        if (self.step.q.val() == 4) & self.is_entry.val() {
-            self.header.next = bit_cast::<64, 48>(self.held_lba.q.val())
-                | (bit_cast::<64, 5>(self.sectors_held.val()) << 48);
-        }
-        if self.step.q.val() == 5 {
-            self.header.next = bit_cast::<64, 8>(self.port.val())
-                | (bit_cast::<64, 4>(self.held_clock.q.val().get_bits::<4>(32)) << 8)
-                | (bit_cast::<64, 16>(self.held_clock.q.val().get_bits::<16>(16)) << 16);
-            if self.is_entry.val() {
-                self.header.next =
-                    self.header.val() | (bit_cast::<64, 4>(self.held_info.q.val().get_bits::<4>(37)) << 48);
-            } else {
-                self.header.next = self.header.val() | self.no_volume.val();
-            }
-            if self.kind.q.val() == self.completion.val() {
-                self.header.next = self.header.val()
-                    | (bit_cast::<64, 8>(self.matched_status.val()) << 32)
-                    | (bit_cast::<64, 8>(self.matched_error.val()) << 40);
-            }
-        }
-        if self.step.q.val() == 6 {
-            self.header.next = bit_cast::<64, 16>(self.no_index.val());
-            if self.is_entry.val() {
-                self.header.next = bit_cast::<64, 16>(self.source.val())
-                    | (bit_cast::<64, 5>(self.sectors_held.val()) << 41);
-            }
-        }
-        if (self.step.q.val() > 6) & self.is_entry.val() {
-            self.header.next = bit_cast::<64, 32>(self.held_info.q.val().get_bits::<32>(0));
-        }
+        self.header.step.next = self.step.q.val();
+        self.header.kind.next = self.kind.q.val();
+        self.header.flags.next = self.held_clock.q.val().get_bits::<16>(0);
+        self.header.clock_error.next = self.held_clock.q.val().get_bits::<16>(16);
+        self.header.stamp.next = self.held_stamp.q.val();
+        self.header.number.next = self.held_number.q.val();
+        self.header.record_sequence.next = self.record_sequence.q.val();
+        self.header.port.next = self.port.val();
+        self.header.slot.next = self.held_clock.q.val().get_bits::<4>(32);
+        self.header.lba.next = self.held_lba.q.val();
+        self.header.sectors.next = self.sectors_held.val();
+        self.header.volume.next = self.held_info.q.val().get_bits::<4>(37);
+        self.header.source.next = self.held_info.q.val().get_bits::<4>(41);
+        self.header.payload_crc.next = self.crc_field.val();
+        self.header.updated.next = self.matched_updated.val();
+        self.header.answer_status.next = self.matched_status.val();
+        self.header.answer_error.next = self.matched_error.val();
         self.crc_step.state.next = self.crc.q.val();
-        self.crc_step.word.next = self.header.val();
+        self.crc_step.word.next = self.header.word.val();
+        if self.state.q.val() == EngineState::Gap {
+            self.crc_step.word.next = self.gap_word.val();
+        }
 
         match self.state.q.val() {
             EngineState::Idle => {
@@ -379,18 +366,38 @@ impl<const A: usize, const H: usize> Logic for JournalEngine<A, H> {
                 self.crc.d.next = self.all_ones.val();
                 self.word_index.d.next = bits::<11>(0);
                 self.place.d.next = self.start.val() + 8;
-                if self.matched.val() {
-                    self.kind.d.next = self.completion.val();
+                self.late.d.next = false;
+                if self.lost.q.val() & self.room.gap_room.val() {
+                    self.kind.d.next = self.gap.val();
                     self.state.d.next = EngineState::Stamp;
-                } else if self.watermark_request.val() & (!self.marked.q.val()) & self.room_for_mark.val() {
+                } else if self.matched.val()
+                    & self.matched_late.val()
+                    & (!self.room.late_room.val() | self.lost.q.val())
+                {
+                    // The second late answer before the drain: everything from the last record on may lack some.
+                    self.matched_take.next = true;
+                    if !self.lost.q.val() {
+                        self.lost.d.next = true;
+                        self.lost_stamp.d.next = self.held_stamp.q.val();
+                        self.lost_number.d.next = self.told_number.q.val();
+                    }
+                } else if self.matched.val() {
+                    self.kind.d.next = self.completion.val();
+                    self.late.d.next = self.matched_late.val();
+                    self.state.d.next = EngineState::Stamp;
+                } else if self.watermark_request.val() & (!self.marked.q.val()) & self.room.mark_room.val() {
                     self.kind.d.next = self.watermark.val();
                     self.state.d.next = EngineState::Stamp;
                 } else if self.waiting.val() & self.expired.val() {
                     self.described.next = true;
                     self.dropped_hold.next = true;
                     self.state.d.next = EngineState::Discard;
+                } else if self.waiting.val() & self.shut.val() {
+                    self.described.next = true;
+                    self.dropped_quarantine.next = true;
+                    self.state.d.next = EngineState::Discard;
                 } else if self.waiting.val() & self.word_filled.val() {
-                    self.ask.next = self.clear.val() & self.slot_free.val() & self.room.val();
+                    self.ask.next = self.clear.val() & self.slot_room.val() & self.room.room.val();
                     if self.write_grant.val() {
                         self.described.next = true;
                         self.kind.d.next = self.after.val();
@@ -398,14 +405,10 @@ impl<const A: usize, const H: usize> Logic for JournalEngine<A, H> {
                         self.held_number.d.next = self.number.val();
                         self.held_lba.d.next = self.write_key.val().get_bits::<48>(80);
                         self.held_info.d.next = self.write_info.val().get_bits::<46>(0);
-                        self.held_clock.d.next = bit_cast::<36, 16>(self.flags.val())
-                            | (bit_cast::<36, 16>(self.clock_state.val().get_bits::<16>(2)) << 16)
-                            | (bit_cast::<36, 4>(self.slot.val()) << 32);
+                        self.told_number.d.next = self.number.val();
+                        self.record_slot.next = self.slot.val();
                         if self.copy.val() {
-                            self.held_clock.d.next = bit_cast::<36, 16>(self.flags.val())
-                                | bit_cast::<36, 16>(self.flag_duplicate.val())
-                                | (bit_cast::<36, 16>(self.clock_state.val().get_bits::<16>(2)) << 16)
-                                | (bit_cast::<36, 4>(self.slot.val()) << 32);
+                            self.record_flags.next = self.flag_duplicate.val();
                         }
                         self.state.d.next = EngineState::Stream;
                     }
@@ -416,21 +419,42 @@ impl<const A: usize, const H: usize> Logic for JournalEngine<A, H> {
                 if self.stamp_grant.val() {
                     self.held_stamp.d.next = self.stamp.val();
                     self.held_number.d.next = self.number.val();
-                    self.held_clock.d.next = bit_cast::<36, 16>(self.flags.val())
-                        | (bit_cast::<36, 16>(self.clock_state.val().get_bits::<16>(2)) << 16);
                     if self.kind.q.val() == self.completion.val() {
                         self.held_number.d.next = self.matched_number.val();
-                        self.held_clock.d.next = bit_cast::<36, 16>(self.flags.val())
-                            | (bit_cast::<36, 16>(self.clock_state.val().get_bits::<16>(2)) << 16)
-                            | (bit_cast::<36, 4>(self.matched_slot.val()) << 32);
+                        self.record_slot.next = self.matched_slot.val();
                         if self.matched_aoe.val() {
-                            self.held_clock.d.next = bit_cast::<36, 16>(self.flags.val())
-                                | bit_cast::<36, 16>(self.flag_aoe.val())
-                                | (bit_cast::<36, 16>(self.clock_state.val().get_bits::<16>(2)) << 16)
-                                | (bit_cast::<36, 4>(self.matched_slot.val()) << 32);
+                            self.record_flags.next = self.record_flags.val() | self.flag_aoe.val();
                         }
+                        if self.late.q.val() {
+                            self.record_flags.next = self.record_flags.val() | self.flag_late.val();
+                        }
+                    } else {
+                        self.told_number.d.next = self.number.val();
                     }
                     self.place.d.next = self.start.val();
+                    self.state.d.next = EngineState::Header;
+                    if self.kind.q.val() == self.gap.val() {
+                        // The first number that comes after it.
+                        self.held_number.d.next = self.number.val() + 1;
+                        self.place.d.next = self.start.val() + 8;
+                        self.state.d.next = EngineState::Gap;
+                    }
+                }
+            }
+            EngineState::Gap => {
+                self.write_word.next = true;
+                self.write_data.next = self.gap_word.val();
+                self.place.d.next = self.next_place.val();
+                self.step.d.next = self.next_step.val();
+                if self.step.q.val() < 3 {
+                    self.crc.d.next = self.crc_step.result.val();
+                }
+                if self.step.q.val() == 7 {
+                    self.payload_crc.d.next = self.crc.q.val() ^ self.all_ones.val();
+                    self.crc.d.next = self.all_ones.val();
+                    self.lost.d.next = false;
+                    self.place.d.next = self.start.val();
+                    self.step.d.next = bits::<4>(0);
                     self.state.d.next = EngineState::Header;
                 }
             }
@@ -465,14 +489,14 @@ impl<const A: usize, const H: usize> Logic for JournalEngine<A, H> {
                 self.crc.d.next = self.crc_step.result.val();
                 if self.step.q.val() < 7 {
                     self.write_word.next = true;
-                    self.write_data.next = self.header.val();
+                    self.write_data.next = self.header.word.val();
                     self.place.d.next = self.next_place.val();
                 }
                 if self.step.q.val() == 8 {
                     self.write_word.next = true;
-                    self.write_data.next = self.header.val()
+                    self.write_data.next = self.header.word.val()
                         | (bit_cast::<64, 32>(self.crc.q.val() ^ self.all_ones.val()) << 32);
-                    self.head.d.next = self.head.q.val() + self.lines.val();
+                    self.committing.next = true;
                     self.record_sequence.d.next = self.next_sequence.val();
                     self.state.d.next = EngineState::Idle;
                     if self.kind.q.val() == self.watermark.val() {
@@ -480,10 +504,22 @@ impl<const A: usize, const H: usize> Logic for JournalEngine<A, H> {
                     } else {
                         self.committed.next = true;
                     }
-                    self.journaled.next = self.is_entry.val();
+                    self.journaled.next = self.header.is_entry.val();
                     self.matched_take.next = self.kind.q.val() == self.completion.val();
                 }
             }
+        }
+        self.room.commit.next = self.committing.val();
+        self.room.commit_lines.next = self.lines.val();
+        self.room.commit_mark.next = self.kind.q.val() == self.watermark.val();
+        self.room.commit_gap.next = self.kind.q.val() == self.gap.val();
+        self.room.commit_late.next = self.late.q.val();
+        // With a grant: what the record's header says beside the payload.
+        if self.write_grant.val() | self.stamp_grant.val() {
+            self.held_clock.d.next = bit_cast::<36, 16>(self.flags.val())
+                | bit_cast::<36, 16>(self.record_flags.val())
+                | (bit_cast::<36, 16>(self.clock_state.val().get_bits::<16>(2)) << 16)
+                | (bit_cast::<36, 4>(self.record_slot.val()) << 32);
         }
         self.word_pop.next = self.pop.val();
         self.sampling.next = self.ask.val() | self.ask_stamp.val();

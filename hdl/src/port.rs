@@ -40,9 +40,13 @@ logic_block! {
         /// It is taken.
         pub tx_ready: Signal<In, bool>,
         /// Ticks since power-up.
-        pub ticks: Signal<In, Bits<24>>,
+        pub ticks: Signal<In, Bits<32>>,
         /// Hold time, ticks.
         pub hold: Signal<In, Bits<32>>,
+        /// Ticks without an answer after which a status is unknown.
+        pub unknown: Signal<In, Bits<32>>,
+        /// Ticks from the last copy until a location is free without an answer.
+        pub quarantine: Signal<In, Bits<32>>,
         /// Writes are admitted.
         pub writes_open: Signal<In, bool>,
         /// Volumes that may be written here.
@@ -61,12 +65,20 @@ logic_block! {
         pub clear: Signal<In, bool>,
         /// From the `Interlock`.
         pub copy: Signal<In, bool>,
+        /// From the `Interlock`.
+        pub copy_slot: Signal<In, Bits<4>>,
+        /// From the `Interlock`.
+        pub barred: Signal<In, bool>,
         /// To the `Interlock`: the slot that an admission takes.
         pub slot: Signal<Out, Bits<4>>,
+        /// To the `Interlock`: the head was dropped (strobe).
+        pub head_dropped: Signal<Out, bool>,
         /// To the `Interlock`: a slot is free again (strobe).
         pub free: Signal<Out, bool>,
-        /// The slot.
-        pub free_slot: Signal<Out, Bits<4>>,
+        /// To the `Interlock`: a slot is in quarantine (strobe).
+        pub declared: Signal<Out, bool>,
+        /// The slot of either.
+        pub changed_slot: Signal<Out, Bits<4>>,
         /// To the `Arbiter`.
         pub write_request: Signal<Out, bool>,
         /// To the `Arbiter`.
@@ -169,6 +181,7 @@ logic_block! {
         count_refused: Fixed<32, { 1 << Counter::Refused as u64 }>,
         count_unknown: Fixed<32, { 1 << Counter::Unknown as u64 }>,
         count_returned: Fixed<32, { 1 << Counter::Returned as u64 }>,
+        count_quarantine: Fixed<32, { 1 << Counter::DroppedQuarantine as u64 }>,
         count_hold: Fixed<32, { 1 << Counter::DroppedHold as u64 }>,
         count_return: Fixed<32, { 1 << Counter::DroppedReturn as u64 }>,
         count_unmatched: Fixed<32, { 1 << Counter::Unmatched as u64 }>,
@@ -180,8 +193,8 @@ logic_block! {
 block_default! {
     Port<A, H, B> {
         clock, port, rx_data, rx_keep, rx_last, rx_error, rx_valid, tx_data, tx_keep, tx_last, tx_valid,
-        tx_ready, ticks, hold, writes_open, allowed, volume_write, volume_write_index, volume_write_word,
-        waiting, head, clear, copy, slot, free, free_slot, write_request, pass_request, sampling, stamp_request,
+        tx_ready, ticks, hold, unknown, quarantine, writes_open, allowed, volume_write, volume_write_index, volume_write_word,
+        waiting, head, clear, copy, copy_slot, barred, slot, head_dropped, free, declared, changed_slot, write_request, pass_request, sampling, stamp_request,
         write_grant, pass_grant, stamp_grant, stamp, stamp_logical, number, clock_state, word, word_valid,
         word_take, back_word, back_valid, back_lost, answer, answer_key, answer_info, answers_full, learn,
         learn_mac, learned, watermark_request, watermark_done, committed, ring_head, ring_tail,
@@ -189,7 +202,7 @@ block_default! {
         source_data, drops, ingress, write_buffer, pass_buffer, out_buffer, keys, infos, engine, scoreboard,
         counters, passing, out_last, dropped, info, key, events, was_dropped, reason_bit, back_lost_now,
         unused, dropped_next, pass_take, count_passed, count_journaled, count_duplicate, count_updated,
-        count_refused, count_unknown, count_returned, count_hold, count_return, count_unmatched, updated,
+        count_refused, count_unknown, count_returned, count_quarantine, count_hold, count_return, count_unmatched, updated,
         refused,
     }
     arrays { }
@@ -213,7 +226,7 @@ impl<const A: usize, const H: usize, const B: usize> Logic for Port<A, H, B> {
         self.ingress.volume_write.next = self.volume_write.val();
         self.ingress.volume_write_index.next = self.volume_write_index.val();
         self.ingress.volume_write_word.next = self.volume_write_word.val();
-        self.ingress.ticks.next = self.ticks.val();
+        self.ingress.ticks.next = self.ticks.val().get_bits::<24>(0);
         self.ingress.source_address.next = self.source_address.val();
         self.source_data.next = self.ingress.source_data.val();
         self.ingress.pass_lost.next = self.pass_buffer.lost.val();
@@ -252,19 +265,26 @@ impl<const A: usize, const H: usize, const B: usize> Logic for Port<A, H, B> {
 
         // Journal.
         self.engine.port.next = self.port.val();
-        self.engine.ticks.next = self.ticks.val();
+        self.engine.ticks.next = self.ticks.val().get_bits::<24>(0);
         self.engine.hold.next = self.hold.val();
         self.engine.waiting.next = self.keys.filled.val() & self.infos.filled.val();
         self.engine.write_key.next = self.key.val();
         self.engine.write_info.next = self.info.val();
         self.engine.word.next = self.write_buffer.front.val();
         self.engine.word_filled.next = self.write_buffer.filled.val();
+        self.write_buffer.hold.next = false;
+        self.write_buffer.again.next = false;
         self.write_buffer.pop.next = self.engine.word_pop.val();
         self.engine.clear.next = self.clear.val();
         self.engine.copy.next = self.copy.val();
+        self.engine.copy_room.next = self.scoreboard.copy_room.val();
+        self.engine.barred.next = self.barred.val();
         self.engine.slot_free.next = self.scoreboard.slot_free.val();
         self.engine.slot.next = self.scoreboard.slot.val();
-        self.engine.in_flight.next = self.scoreboard.in_flight.val();
+        if self.copy.val() {
+            self.engine.slot.next = self.copy_slot.val();
+        }
+        self.engine.reserved.next = self.scoreboard.reserved.val();
         self.engine.write_grant.next = self.write_grant.val();
         self.engine.stamp_grant.next = self.stamp_grant.val();
         self.engine.stamp.next = self.stamp.val();
@@ -272,6 +292,7 @@ impl<const A: usize, const H: usize, const B: usize> Logic for Port<A, H, B> {
         self.engine.number.next = self.number.val();
         self.engine.clock_state.next = self.clock_state.val();
         self.engine.matched.next = self.scoreboard.matched.val();
+        self.engine.matched_late.next = self.scoreboard.matched_late.val();
         self.engine.matched_slot.next = self.scoreboard.matched_slot.val();
         self.engine.matched_number.next = self.scoreboard.matched_number.val();
         self.engine.matched_updated.next = self.scoreboard.matched_updated.val();
@@ -290,6 +311,11 @@ impl<const A: usize, const H: usize, const B: usize> Logic for Port<A, H, B> {
         self.stamp_request.next = self.engine.stamp_request.val();
 
         // Scoreboard.
+        self.scoreboard.ticks.next = self.ticks.val();
+        self.scoreboard.unknown.next = self.unknown.val();
+        self.scoreboard.quarantine.next = self.quarantine.val();
+        self.scoreboard.copy_slot.next = self.copy_slot.val();
+        self.scoreboard.admit_copy.next = self.copy.val();
         self.scoreboard.admit.next = self.write_grant.val();
         self.scoreboard.admit_key.next = self.key.val();
         self.scoreboard.admit_address.next = self.info.val().get_bits::<24>(46);
@@ -301,9 +327,11 @@ impl<const A: usize, const H: usize, const B: usize> Logic for Port<A, H, B> {
         self.answers_full.next = self.scoreboard.answers_full.val();
         self.scoreboard.take.next = self.engine.matched_take.val();
         self.slot.next = self.scoreboard.slot.val();
-        self.free.next = self.engine.matched_take.val();
-        self.free_slot.next = self.scoreboard.matched_slot.val();
-        self.in_flight.next = bit_cast::<8, 5>(self.scoreboard.in_flight.val());
+        self.head_dropped.next = self.engine.dropped_hold.val() | self.engine.dropped_quarantine.val();
+        self.free.next = self.scoreboard.free.val();
+        self.declared.next = self.scoreboard.declared.val();
+        self.changed_slot.next = self.scoreboard.changed_slot.val();
+        self.in_flight.next = bit_cast::<8, 7>(self.scoreboard.in_flight.val());
 
         // To the uplink: the write that streams, or the frame that passes.
         self.pass_request.next = self.pass_buffer.filled.val() & (!self.passing.q.val());
@@ -323,6 +351,8 @@ impl<const A: usize, const H: usize, const B: usize> Logic for Port<A, H, B> {
                 self.passing.d.next = false;
             }
         }
+        self.pass_buffer.hold.next = false;
+        self.pass_buffer.again.next = false;
         self.pass_buffer.pop.next = self.pass_take.val();
 
         // Out.
@@ -336,6 +366,8 @@ impl<const A: usize, const H: usize, const B: usize> Logic for Port<A, H, B> {
         self.tx_valid.next = self.out_buffer.filled.val();
         self.unused.next = !self.out_buffer.front.val().get_bits::<3>(64);
         self.tx_keep.next = bits::<8>(0xFF) >> self.unused.val();
+        self.out_buffer.hold.next = false;
+        self.out_buffer.again.next = false;
         self.out_buffer.pop.next = self.out_buffer.filled.val() & self.tx_ready.val();
 
         // Counted.
@@ -343,12 +375,17 @@ impl<const A: usize, const H: usize, const B: usize> Logic for Port<A, H, B> {
             | (self.back_valid.val() & self.back_word.val().get_bit(67) & self.out_buffer.lost.val());
         self.events.next = bits::<32>(0);
         self.reason_bit.next = bits::<32>(1) << self.ingress.reason.val();
-        self.was_dropped.next = self.ingress.dropped.val() | self.engine.dropped_hold.val();
+        self.was_dropped.next = self.ingress.dropped.val()
+            | self.engine.dropped_hold.val()
+            | self.engine.dropped_quarantine.val();
         if self.ingress.dropped.val() {
             self.events.next = self.events.val() | self.reason_bit.val();
         }
         if self.engine.dropped_hold.val() {
             self.events.next = self.events.val() | self.count_hold.val();
+        }
+        if self.engine.dropped_quarantine.val() {
+            self.events.next = self.events.val() | self.count_quarantine.val();
         }
         if self.pass_take.val() & self.pass_buffer.front.val().get_bit(67) {
             self.events.next = self.events.val() | self.count_passed.val();
@@ -359,7 +396,7 @@ impl<const A: usize, const H: usize, const B: usize> Logic for Port<A, H, B> {
                 self.events.next = self.events.val() | self.count_duplicate.val();
             }
         }
-        if self.engine.matched_take.val() {
+        if self.engine.matched_take.val() & (!self.scoreboard.matched_late.val()) {
             if self.scoreboard.matched_updated.val() == self.updated.val() {
                 self.events.next = self.events.val() | self.count_updated.val();
             } else if self.scoreboard.matched_updated.val() == self.refused.val() {

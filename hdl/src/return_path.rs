@@ -220,6 +220,8 @@ impl<const P: usize, const B: usize> Logic for ReturnPath<P, B> {
                 }
             }
         }
+        self.buffer.hold.next = false;
+        self.buffer.again.next = false;
         self.buffer.pop.next = self.stream.val();
         // An answer is whole when 36 bytes of it came.
         self.fourth.next = (self.index.q.val() == 5)

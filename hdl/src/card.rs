@@ -249,6 +249,9 @@ impl<const P: usize, const A: usize, const H: usize, const B: usize> Logic for C
             self.ports[i].ticks.next = self.ticks.q.val();
             self.ports[i].hold.next = self.host.hold.val();
             self.ports[i].unknown.next = self.host.unknown.val();
+            self.ports[i].retry.next = self.host.retry.val();
+            self.ports[i].durable.next = self.host.durable_number[i].val();
+            self.ports[i].cancel.next = self.host.function_reset.val();
             self.ports[i].quarantine.next = self.host.quarantine.val();
             self.ports[i].writes_open.next = self.host.writes_open.val();
             self.ports[i].allowed.next = self.host.port_volumes[i].val();
@@ -263,7 +266,7 @@ impl<const P: usize, const A: usize, const H: usize, const B: usize> Logic for C
             self.ports[i].copy_slot.next = self.interlock.copy_slot[i].val();
             self.ports[i].barred.next = self.interlock.barred[i].val();
             self.interlock.head_dropped[i].next = self.ports[i].head_dropped.val();
-            self.interlock.admit[i].next = self.arbiter.write_grant[i].val();
+            self.interlock.admit[i].next = self.ports[i].admit.val();
             self.interlock.admit_slot[i].next = self.ports[i].slot.val();
             self.interlock.free[i].next = self.ports[i].free.val();
             self.interlock.quarantine[i].next = self.ports[i].declared.val();
@@ -272,6 +275,7 @@ impl<const P: usize, const A: usize, const H: usize, const B: usize> Logic for C
             self.arbiter.write_request[i].next = self.ports[i].write_request.val();
             self.arbiter.pass_request[i].next = self.ports[i].pass_request.val();
             self.arbiter.stamp_request[i].next = self.ports[i].stamp_request.val();
+            self.arbiter.stamp_entry[i].next = self.ports[i].stamp_entry.val();
             self.arbiter.leaf_time[i].next = self.clocks[i].sampled_time.val();
             self.ports[i].write_grant.next = self.arbiter.write_grant[i].val();
             self.ports[i].pass_grant.next = self.arbiter.pass_grant[i].val();
@@ -290,6 +294,8 @@ impl<const P: usize, const A: usize, const H: usize, const B: usize> Logic for C
             self.ports[i].answer.next = self.return_path.answer[i].val();
             self.ports[i].answer_key.next = self.return_path.answer_key.val();
             self.ports[i].answer_info.next = self.return_path.answer_info.val();
+            self.ports[i].own.next = self.return_path.own[i].val();
+            self.return_path.own_take[i].next = self.ports[i].own_take.val();
             self.return_path.answers_full[i].next = self.ports[i].answers_full.val();
             self.macs.learn[i].next = self.ports[i].learn.val();
             self.macs.learn_mac[i].next = self.ports[i].learn_mac.val();

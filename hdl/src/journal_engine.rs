@@ -1,15 +1,21 @@
 //! The journal engine of a port: admits writes, streams each to the uplink and into the port's ring in
 //! the same cycles, and writes the records of answers and watermarks.
 //!
+//! A write with a before-image is held instead ([`HeldWrite`]): the engine claims its slot, sends the read,
+//! streams the answer's data into the ring, then (both images) its own, commits the entry, and forwards it
+//! when that is allowed. Its frame stays in the buffer and is gone through again for each of these.
+//!
 //! A record's header is written after its payload, so the first word of a frame leaves at once; the
 //! ring's head moves only when the header is in. Room for an entry and its completion is reserved at
 //! admission, and the ring always keeps room for a watermark, a gap and a late answer (DESIGN §3.1): each
 //! may be taken by one that wasn't drained yet. A late answer without room becomes a gap.
 
+use crate::held_write::HeldWrite;
 use crate::prelude::*;
 use crate::record_header::RecordHeader;
 use crate::ring_room::RingRoom;
-use layout::entry::{self, flags, Kind};
+use layout::aoe;
+use layout::entry::{self, flags, Kind, Updated};
 
 mod states {
     #![allow(missing_docs)]
@@ -24,6 +30,12 @@ mod states {
         Stream,
         /// A write whose hold time is over, or whose location is in quarantine, is thrown away.
         Discard,
+        /// The answer to a read goes into the ring.
+        Before,
+        /// The held write's own data go into the ring.
+        Own,
+        /// The read, or the held write, goes to the uplink.
+        Send,
         /// The payload of a gap goes into the ring.
         Gap,
         /// The record's header goes into the ring.
@@ -40,15 +52,23 @@ logic_block! {
         /// This port.
         pub port: Signal<In, Bits<8>>,
         /// Ticks since power-up.
-        pub ticks: Signal<In, Bits<24>>,
+        pub ticks: Signal<In, Bits<32>>,
         /// Hold time, ticks.
         pub hold: Signal<In, Bits<32>>,
+        /// Ticks before a read is sent again.
+        pub retry: Signal<In, Bits<32>>,
+        /// Writes are admitted; otherwise those that wait are dropped.
+        pub writes_open: Signal<In, bool>,
+        /// The host reports: durable up to this number.
+        pub durable: Signal<In, Bits<64>>,
+        /// The host is gone: nothing may be held any more (strobe).
+        pub cancel: Signal<In, bool>,
         /// A described write is waiting.
         pub waiting: Signal<In, bool>,
         /// It: `ingress::write_key`.
         pub write_key: Signal<In, Bits<128>>,
         /// It: `ingress::write_info`.
-        pub write_info: Signal<In, Bits<94>>,
+        pub write_info: Signal<In, Bits<97>>,
         /// Take its description.
         pub described: Signal<Out, bool>,
         /// Its frame: `FrameBuffer::front`.
@@ -57,6 +77,40 @@ logic_block! {
         pub word_filled: Signal<In, bool>,
         /// Take the word.
         pub word_pop: Signal<Out, bool>,
+        /// To the buffer: words that are taken are wanted again.
+        pub word_hold: Signal<Out, bool>,
+        /// To the buffer: back to the first of them.
+        pub word_again: Signal<Out, bool>,
+        /// A word of an answer to our read: as `FrameBuffer::front`.
+        pub before: Signal<In, Bits<68>>,
+        /// It is there.
+        pub before_valid: Signal<In, bool>,
+        /// It is taken.
+        pub before_take: Signal<Out, bool>,
+        /// A copy of the held write was dropped (strobe).
+        pub copied: Signal<In, bool>,
+        /// Its tag.
+        pub copied_tag: Signal<In, Bits<32>>,
+        /// A write is held.
+        pub held_busy: Signal<Out, bool>,
+        /// It: `ingress::write_key`.
+        pub held_key: Signal<Out, Bits<128>>,
+        /// It: `ingress::write_info`.
+        pub held_info: Signal<Out, Bits<97>>,
+        /// Its number.
+        pub held_number: Signal<Out, Bits<64>>,
+        /// A write is admitted and held (strobe).
+        pub claim: Signal<Out, bool>,
+        /// The held one is forwarded (strobe).
+        pub launch: Signal<Out, bool>,
+        /// The held one is dropped (strobe).
+        pub abandon: Signal<Out, bool>,
+        /// Asks for the uplink, for a read or the held write.
+        pub frame_request: Signal<Out, bool>,
+        /// Here it is (strobe).
+        pub frame_grant: Signal<In, bool>,
+        /// Word for the uplink.
+        pub uplink_word: Signal<Out, Bits<68>>,
         /// The uplink takes a word of ours at this edge.
         pub uplink_take: Signal<In, bool>,
         /// A word for the uplink is there.
@@ -83,6 +137,8 @@ logic_block! {
         pub sampling: Signal<Out, bool>,
         /// Asks the arbiter for a stamp.
         pub stamp_request: Signal<Out, bool>,
+        /// With it: it is for an entry.
+        pub stamp_entry: Signal<Out, bool>,
         /// Here it is (strobe).
         pub stamp_grant: Signal<In, bool>,
         /// Stamp given, ns.
@@ -126,6 +182,10 @@ logic_block! {
         pub dropped_hold: Signal<Out, bool>,
         /// A write was dropped because its location is in quarantine (strobe).
         pub dropped_quarantine: Signal<Out, bool>,
+        /// A write was dropped because nobody gave its old data (strobe).
+        pub dropped_read: Signal<Out, bool>,
+        /// A write was dropped because writes are closed (strobe).
+        pub dropped_closed: Signal<Out, bool>,
         /// Lines committed.
         pub ring_head: Signal<Out, Bits<H>>,
         /// Lines drained.
@@ -138,16 +198,17 @@ logic_block! {
         ring_out: Dff<Bits<64>>,
         crc_step: Crc32cStep,
         room: RingRoom<A, H>,
+        held: HeldWrite,
         header: RecordHeader,
         state: Dff<EngineState>,
         kind: Dff<Bits<8>>,
         record_sequence: Dff<Bits<64>>,
-        held_stamp: Dff<Bits<64>>,
-        held_number: Dff<Bits<64>>,
+        record_stamp: Dff<Bits<64>>,
+        record_number: Dff<Bits<64>>,
         // Flags 15:0, clock error 31:16, slot 35:32.
-        held_clock: Dff<Bits<36>>,
-        held_lba: Dff<Bits<48>>,
-        held_info: Dff<Bits<46>>,
+        record_clock: Dff<Bits<36>>,
+        record_lba: Dff<Bits<48>>,
+        record_info: Dff<Bits<46>>,
         word_index: Dff<Bits<11>>,
         high: Dff<Bits<32>>,
         place: Dff<Bits<A>>,
@@ -157,6 +218,15 @@ logic_block! {
         marked: Dff<bool>,
         crc: Dff<Bits<32>>,
         late: Dff<bool>,
+        // The answer that comes in is to our read, so far.
+        good: Dff<bool>,
+        // Times that the held write's own data still go into the ring.
+        own_left: Dff<Bits<2>>,
+        sending_read: Dff<bool>,
+        launching: Dff<bool>,
+        cancelled: Dff<bool>,
+        // Lines that the held write has reserved.
+        held_lines: Dff<Bits<9>>,
         // Late answers were lost after this stamp and number.
         lost: Dff<bool>,
         lost_stamp: Dff<Bits<64>>,
@@ -174,6 +244,17 @@ logic_block! {
         record_flags: Signal<Local, Bits<16>>,
         record_slot: Signal<Local, Bits<4>>,
         gap_word: Signal<Local, Bits<64>>,
+        claiming: Signal<Local, bool>,
+        frame: Signal<Local, bool>,
+        end: Signal<Local, bool>,
+        again: Signal<Local, bool>,
+        payload: Signal<Local, bool>,
+        payload_word: Signal<Local, Bits<64>>,
+        source_word: Signal<Local, Bits<68>>,
+        short_lba: Signal<Local, bool>,
+        uplink_data: Signal<Local, Bits<68>>,
+        has_before: Signal<Local, bool>,
+        both_here: Signal<Local, bool>,
         sectors: Signal<Local, Bits<5>>,
         sectors_held: Signal<Local, Bits<5>>,
         age: Signal<Local, Bits<24>>,
@@ -192,6 +273,14 @@ logic_block! {
         write_data: Signal<Local, Bits<64>>,
         all_ones: Fixed<32, 0xFFFF_FFFF>,
         after: Fixed<8, { Kind::After as u64 }>,
+        before_kind: Fixed<8, { Kind::Before as u64 }>,
+        both_kind: Fixed<8, { Kind::Both as u64 }>,
+        cancelled_status: Fixed<4, { Updated::Cancelled as u64 }>,
+        // Error, device fault, busy.
+        failure: Fixed<8, 0xA1>,
+        read_short: Fixed<64, { (aoe::ATA_READ as u64) << 24 }>,
+        // AFlags: 48-bit address.
+        read_long: Fixed<64, { (aoe::ATA_READ_EXT as u64) << 24 | 0x40 }>,
         completion: Fixed<8, { Kind::Completion as u64 }>,
         watermark: Fixed<8, { Kind::Watermark as u64 }>,
         gap: Fixed<8, { Kind::Gap as u64 }>,
@@ -207,18 +296,25 @@ logic_block! {
 
 block_default! {
     JournalEngine<A, H> {
-        clock, port, ticks, hold, waiting, write_key, write_info, described, word, word_filled, word_pop,
-        uplink_take, uplink_valid, clear, copy, copy_room, barred, slot_free, slot, reserved, write_request,
-        write_grant, sampling, stamp_request, stamp_grant, stamp, stamp_logical, number, clock_state, matched,
-        matched_late, matched_slot, matched_number, matched_updated, matched_status, matched_error, matched_aoe,
-        matched_take, watermark_request, watermark_done, committed, journaled, journaled_copy, dropped_hold,
-        dropped_quarantine, ring_head, ring_tail, ring_read_address, ring_read_data, ring, ring_out, crc_step,
-        room, header, state, kind, record_sequence, held_stamp, held_number, held_clock, held_lba, held_info,
-        word_index, high, place, step, sampled, marked, crc, late, lost, lost_stamp, lost_number, told_number,
-        payload_crc, start, entry_lines, lines, committing, crc_field, slot_room, shut, record_flags, record_slot,
-        gap_word, sectors, sectors_held, age, expired, ask, ask_stamp, flags, payload_last, next_place, next_index,
-        next_step, next_sequence, pop, write_word, write_at, write_data, all_ones, after, completion, watermark,
-        gap, gap_lost, flag_duplicate, flag_locked, flag_holdover, flag_logical, flag_aoe, flag_late,
+        clock, port, ticks, hold, retry, writes_open, durable, cancel, waiting, write_key, write_info,
+        described, word, word_filled, word_pop, word_hold, word_again, before, before_valid, before_take,
+        copied, copied_tag, held_busy, held_key, held_info, held_number, claim, launch, abandon, frame_request,
+        frame_grant, uplink_word, uplink_take, uplink_valid, clear, copy, copy_room, barred, slot_free, slot,
+        reserved, write_request, write_grant, sampling, stamp_request, stamp_entry, stamp_grant, stamp,
+        stamp_logical, number, clock_state, matched, matched_late, matched_slot, matched_number,
+        matched_updated, matched_status, matched_error, matched_aoe, matched_take, watermark_request,
+        watermark_done, committed, journaled, journaled_copy, dropped_hold, dropped_quarantine, dropped_read,
+        dropped_closed, ring_head, ring_tail, ring_read_address, ring_read_data, ring, ring_out, crc_step,
+        room, held, header, state, kind, record_sequence, record_stamp, record_number, record_clock,
+        record_lba, record_info, word_index, high, place, step, sampled, marked, crc, late, good, own_left,
+        sending_read, launching, cancelled, held_lines, lost, lost_stamp, lost_number, told_number,
+        payload_crc, start, entry_lines, lines, committing, crc_field, slot_room, shut, record_flags,
+        record_slot, gap_word, claiming, frame, end, again, payload, payload_word, source_word, short_lba,
+        uplink_data, has_before, both_here, sectors, sectors_held, age, expired, ask, ask_stamp, flags,
+        payload_last, next_place, next_index, next_step, next_sequence, pop, write_word, write_at, write_data,
+        all_ones, after, before_kind, both_kind, cancelled_status, failure, read_short, read_long, completion,
+        watermark, gap, gap_lost, flag_duplicate, flag_locked, flag_holdover, flag_logical, flag_aoe,
+        flag_late,
     }
     arrays { }
 }
@@ -228,7 +324,7 @@ impl<const A: usize, const H: usize> Logic for JournalEngine<A, H> {
     fn update(&mut self) {
         self.ring.read_clock.next = self.clock.val();
         self.ring.write_clock.next = self.clock.val();
-        clock!(self, clock, room);
+        clock!(self, clock, room, held);
         dff_setup!(
             self,
             clock,
@@ -236,11 +332,11 @@ impl<const A: usize, const H: usize> Logic for JournalEngine<A, H> {
             state,
             kind,
             record_sequence,
-            held_stamp,
-            held_number,
-            held_clock,
-            held_lba,
-            held_info,
+            record_stamp,
+            record_number,
+            record_clock,
+            record_lba,
+            record_info,
             word_index,
             high,
             place,
@@ -249,6 +345,12 @@ impl<const A: usize, const H: usize> Logic for JournalEngine<A, H> {
             marked,
             crc,
             late,
+            good,
+            own_left,
+            sending_read,
+            launching,
+            cancelled,
+            held_lines,
             lost,
             lost_stamp,
             lost_number,
@@ -263,17 +365,21 @@ impl<const A: usize, const H: usize> Logic for JournalEngine<A, H> {
 
         // Room: what the entry and its completion take.
         self.sectors.next = self.write_info.val().get_bits::<5>(32);
+        self.has_before.next = self.write_info.val().get_bit(94);
         self.entry_lines.next = (bit_cast::<9, 5>(self.sectors.val()) << 3) + 2;
+        if self.has_before.val() & self.write_info.val().get_bit(95) {
+            self.entry_lines.next = (bit_cast::<9, 5>(self.sectors.val()) << 4) + 2;
+        }
         self.room.tail.next = self.ring_tail.val();
         self.room.reserved.next = self.reserved.val();
-        self.room.held.next = bits::<9>(0);
+        self.room.held.next = self.held_lines.q.val();
         self.room.wanted.next = self.entry_lines.val();
         self.slot_room.next = self.slot_free.val();
         if self.copy.val() {
             self.slot_room.next = self.copy_room.val();
         }
         self.shut.next = self.barred.val() & (!self.clear.val() | (self.copy.val() & !self.copy_room.val()));
-        self.age.next = self.ticks.val() - self.write_info.val().get_bits::<24>(70);
+        self.age.next = self.ticks.val().get_bits::<24>(0) - self.write_info.val().get_bits::<24>(70);
         self.expired.next = bit_cast::<32, 24>(self.age.val()) > self.hold.val();
 
         // Flags that come with the stamp.
@@ -299,19 +405,24 @@ impl<const A: usize, const H: usize> Logic for JournalEngine<A, H> {
         self.watermark_done.next = self.marked.q.val();
         self.committed.next = false;
         self.journaled.next = false;
-        self.journaled_copy.next = self.held_clock.q.val().get_bit(0);
+        self.journaled_copy.next = self.record_clock.q.val().get_bit(0);
         self.dropped_hold.next = false;
         self.dropped_quarantine.next = false;
+        self.dropped_read.next = false;
+        self.dropped_closed.next = false;
         self.write_word.next = false;
         self.write_at.next = self.place.q.val();
         self.write_data.next = bits::<64>(0);
         self.ask.next = false;
         self.ask_stamp.next = false;
-        self.sectors_held.next = self.held_info.q.val().get_bits::<5>(32);
+        self.sectors_held.next = self.record_info.q.val().get_bits::<5>(32);
         self.payload_last.next = (bit_cast::<15, 5>(self.sectors_held.val()) << 6) + 4;
         self.lines.next = bits::<9>(1);
         if self.header.is_entry.val() {
             self.lines.next = (bit_cast::<9, 5>(self.sectors_held.val()) << 3) + 1;
+        }
+        if self.kind.q.val() == self.both_kind.val() {
+            self.lines.next = (bit_cast::<9, 5>(self.sectors_held.val()) << 4) + 1;
         }
         if self.kind.q.val() == self.gap.val() {
             self.lines.next = bits::<9>(2);
@@ -333,32 +444,125 @@ impl<const A: usize, const H: usize> Logic for JournalEngine<A, H> {
         self.next_sequence.next = self.record_sequence.q.val() + 1;
 
         // The header: words 0–6 and, with its own CRC, the last.
-        self.crc_field.next = self.held_info.q.val().get_bits::<32>(0);
-        if self.kind.q.val() == self.gap.val() {
-            self.crc_field.next = self.payload_crc.q.val();
+        self.crc_field.next = self.payload_crc.q.val();
+        if self.kind.q.val() == self.after.val() {
+            self.crc_field.next = self.record_info.q.val().get_bits::<32>(0);
         }
         self.header.step.next = self.step.q.val();
         self.header.kind.next = self.kind.q.val();
-        self.header.flags.next = self.held_clock.q.val().get_bits::<16>(0);
-        self.header.clock_error.next = self.held_clock.q.val().get_bits::<16>(16);
-        self.header.stamp.next = self.held_stamp.q.val();
-        self.header.number.next = self.held_number.q.val();
+        self.header.flags.next = self.record_clock.q.val().get_bits::<16>(0);
+        self.header.clock_error.next = self.record_clock.q.val().get_bits::<16>(16);
+        self.header.stamp.next = self.record_stamp.q.val();
+        self.header.number.next = self.record_number.q.val();
         self.header.record_sequence.next = self.record_sequence.q.val();
         self.header.port.next = self.port.val();
-        self.header.slot.next = self.held_clock.q.val().get_bits::<4>(32);
-        self.header.lba.next = self.held_lba.q.val();
+        self.header.slot.next = self.record_clock.q.val().get_bits::<4>(32);
+        self.header.lba.next = self.record_lba.q.val();
         self.header.sectors.next = self.sectors_held.val();
-        self.header.volume.next = self.held_info.q.val().get_bits::<4>(37);
-        self.header.source.next = self.held_info.q.val().get_bits::<4>(41);
+        self.header.volume.next = self.record_info.q.val().get_bits::<4>(37);
+        self.header.source.next = self.record_info.q.val().get_bits::<4>(41);
         self.header.payload_crc.next = self.crc_field.val();
         self.header.updated.next = self.matched_updated.val();
         self.header.answer_status.next = self.matched_status.val();
         self.header.answer_error.next = self.matched_error.val();
+        if self.cancelled.q.val() {
+            self.header.updated.next = self.cancelled_status.val();
+            self.header.answer_status.next = bits::<8>(0);
+            self.header.answer_error.next = bits::<8>(0);
+        }
         self.crc_step.state.next = self.crc.q.val();
         self.crc_step.word.next = self.header.word.val();
         if self.state.q.val() == EngineState::Gap {
             self.crc_step.word.next = self.gap_word.val();
         }
+        // The payload begins in the upper half of a frame's word 4, also in an answer.
+        self.source_word.next = self.word.val();
+        if self.state.q.val() == EngineState::Before {
+            self.source_word.next = self.before.val();
+        }
+        self.payload_word.next = bit_cast::<64, 32>(self.high.q.val())
+            | (bit_cast::<64, 32>(self.source_word.val().get_bits::<32>(0)) << 32);
+        self.payload.next = (self.word_index.q.val() > 4)
+            & (bit_cast::<15, 11>(self.word_index.q.val()) <= self.payload_last.val());
+        if (self.state.q.val() == EngineState::Before) | (self.state.q.val() == EngineState::Own) {
+            self.crc_step.word.next = self.payload_word.val();
+        }
+
+        // The held write.
+        self.held.port.next = self.port.val();
+        self.held.ticks.next = self.ticks.val();
+        self.held.retry.next = self.retry.val();
+        self.held.durable.next = self.durable.val();
+        self.held.cancel.next = self.cancel.val();
+        self.held.load_key.next = self.write_key.val();
+        self.held.load_info.next = self.write_info.val();
+        self.held.load_slot.next = self.slot.val();
+        self.held.load_copy.next = self.copy.val();
+        self.held.copied.next = self.copied.val();
+        self.held.copied_tag.next = self.copied_tag.val();
+        self.held.journaled.next = false;
+        self.held.journaled_number.next = self.record_number.q.val();
+        self.held.sent.next = false;
+        self.held_busy.next = self.held.busy.val();
+        self.held_key.next = self.held.key.val();
+        self.held_info.next = self.held.info.val();
+        self.held_number.next = self.held.number.val();
+        self.both_here.next = self.held.info.val().get_bit(95);
+        self.short_lba.next = self.held.info.val().get_bit(45);
+        // A cycle after the grant, when its tag can't change any more.
+        self.launching.d.next = false;
+        self.launch.next = self.launching.q.val();
+        self.claiming.next = false;
+        self.claim.next = false;
+        self.abandon.next = false;
+        self.end.next = false;
+        self.frame.next = false;
+        self.again.next = false;
+        self.before_take.next = false;
+        self.cancelled.d.next = self.cancelled.q.val();
+        if self.launching.q.val() {
+            // The completion's line is the scoreboard's to reserve from now on.
+            self.held_lines.d.next = bits::<9>(0);
+        }
+
+        // To the uplink: the frame as it is, or with the tag that it has now, or the read that asks for what
+        // it overwrites.
+        self.uplink_data.next = self.word.val();
+        if self.state.q.val() == EngineState::Send {
+            if self.word_index.q.val() == 2 {
+                self.uplink_data.next = bit_cast::<68, 32>(self.word.val().get_bits::<32>(0))
+                    | (bit_cast::<68, 32>(self.held.key.val().get_bits::<32>(48)) << 32)
+                    | (bit_cast::<68, 4>(self.word.val().get_bits::<4>(64)) << 64);
+            }
+            if self.sending_read.q.val() {
+                if self.word_index.q.val() == 2 {
+                    self.uplink_data.next = bit_cast::<68, 32>(self.word.val().get_bits::<32>(0))
+                        | (bit_cast::<68, 32>(self.held.read_tag.val()) << 32);
+                }
+                if self.word_index.q.val() == 3 {
+                    self.uplink_data.next = bit_cast::<68, 64>(self.read_long.val());
+                    if self.short_lba.val() {
+                        self.uplink_data.next = bit_cast::<68, 64>(self.read_short.val());
+                    }
+                    self.uplink_data.next = self.uplink_data.val()
+                        | (bit_cast::<68, 5>(self.held.info.val().get_bits::<5>(32)) << 16)
+                        | (bit_cast::<68, 32>(self.held.key.val().get_bits::<32>(80)) << 32);
+                }
+                if self.word_index.q.val() == 4 {
+                    self.uplink_data.next = bit_cast::<68, 16>(self.held.key.val().get_bits::<16>(112));
+                }
+                if self.word_index.q.val() > 4 {
+                    self.uplink_data.next = bits::<68>(0);
+                }
+                if self.word_index.q.val() == 7 {
+                    // 60 bytes: four of the last word.
+                    self.uplink_data.next = bits::<68>(0xB) << 64;
+                } else if self.word_index.q.val() > 1 {
+                    self.uplink_data.next = self.uplink_data.val() | (bits::<68>(7) << 64);
+                }
+            }
+        }
+        self.uplink_word.next = self.uplink_data.val();
 
         match self.state.q.val() {
             EngineState::Idle => {
@@ -367,6 +571,7 @@ impl<const A: usize, const H: usize> Logic for JournalEngine<A, H> {
                 self.word_index.d.next = bits::<11>(0);
                 self.place.d.next = self.start.val() + 8;
                 self.late.d.next = false;
+                self.cancelled.d.next = false;
                 if self.lost.q.val() & self.room.gap_room.val() {
                     self.kind.d.next = self.gap.val();
                     self.state.d.next = EngineState::Stamp;
@@ -378,7 +583,7 @@ impl<const A: usize, const H: usize> Logic for JournalEngine<A, H> {
                     self.matched_take.next = true;
                     if !self.lost.q.val() {
                         self.lost.d.next = true;
-                        self.lost_stamp.d.next = self.held_stamp.q.val();
+                        self.lost_stamp.d.next = self.record_stamp.q.val();
                         self.lost_number.d.next = self.told_number.q.val();
                     }
                 } else if self.matched.val() {
@@ -388,6 +593,43 @@ impl<const A: usize, const H: usize> Logic for JournalEngine<A, H> {
                 } else if self.watermark_request.val() & (!self.marked.q.val()) & self.room.mark_room.val() {
                     self.kind.d.next = self.watermark.val();
                     self.state.d.next = EngineState::Stamp;
+                } else if self.before_valid.val() {
+                    self.good.d.next = self.held.reading.val();
+                    self.state.d.next = EngineState::Before;
+                } else if self.held.wants_cancel.val() {
+                    self.kind.d.next = self.completion.val();
+                    self.cancelled.d.next = true;
+                    self.state.d.next = EngineState::Stamp;
+                } else if self.held.wants_close.val() | self.held.wants_drop.val() {
+                    self.dropped_closed.next = self.held.wants_close.val();
+                    self.dropped_read.next = !self.held.wants_close.val();
+                    self.abandon.next = true;
+                    self.end.next = true;
+                    self.held_lines.d.next = bits::<9>(0);
+                    self.state.d.next = EngineState::Discard;
+                } else if self.held.wants_journal.val() {
+                    self.kind.d.next = self.before_kind.val();
+                    self.own_left.d.next = bits::<2>(1);
+                    if self.both_here.val() {
+                        self.kind.d.next = self.both_kind.val();
+                        self.own_left.d.next = bits::<2>(2);
+                    }
+                    self.state.d.next = EngineState::Own;
+                } else if self.held.wants_read.val() | self.held.wants_forward.val() {
+                    self.frame.next = self.word_filled.val();
+                    if self.frame_grant.val() {
+                        self.sending_read.d.next = self.held.wants_read.val();
+                        self.held.sent.next = self.held.wants_read.val();
+                        self.launching.d.next = self.held.wants_forward.val();
+                        self.end.next = self.held.wants_forward.val();
+                        self.state.d.next = EngineState::Send;
+                    }
+                } else if self.held.busy.val() {
+                    self.state.d.next = EngineState::Idle;
+                } else if self.waiting.val() & !self.writes_open.val() {
+                    self.described.next = true;
+                    self.dropped_closed.next = true;
+                    self.state.d.next = EngineState::Discard;
                 } else if self.waiting.val() & self.expired.val() {
                     self.described.next = true;
                     self.dropped_hold.next = true;
@@ -396,15 +638,25 @@ impl<const A: usize, const H: usize> Logic for JournalEngine<A, H> {
                     self.described.next = true;
                     self.dropped_quarantine.next = true;
                     self.state.d.next = EngineState::Discard;
+                } else if self.waiting.val() & self.word_filled.val() & self.has_before.val() {
+                    self.claiming.next = self.clear.val() & self.slot_room.val() & self.room.room.val();
+                    if self.stamp_grant.val() {
+                        // The stamp is not used; the grant is what keeps two claims apart.
+                        self.described.next = true;
+                        self.claim.next = true;
+                        self.record_lba.d.next = self.write_key.val().get_bits::<48>(80);
+                        self.record_info.d.next = self.write_info.val().get_bits::<46>(0);
+                        self.held_lines.d.next = self.entry_lines.val();
+                    }
                 } else if self.waiting.val() & self.word_filled.val() {
                     self.ask.next = self.clear.val() & self.slot_room.val() & self.room.room.val();
                     if self.write_grant.val() {
                         self.described.next = true;
                         self.kind.d.next = self.after.val();
-                        self.held_stamp.d.next = self.stamp.val();
-                        self.held_number.d.next = self.number.val();
-                        self.held_lba.d.next = self.write_key.val().get_bits::<48>(80);
-                        self.held_info.d.next = self.write_info.val().get_bits::<46>(0);
+                        self.record_stamp.d.next = self.stamp.val();
+                        self.record_number.d.next = self.number.val();
+                        self.record_lba.d.next = self.write_key.val().get_bits::<48>(80);
+                        self.record_info.d.next = self.write_info.val().get_bits::<46>(0);
                         self.told_number.d.next = self.number.val();
                         self.record_slot.next = self.slot.val();
                         if self.copy.val() {
@@ -417,10 +669,21 @@ impl<const A: usize, const H: usize> Logic for JournalEngine<A, H> {
             EngineState::Stamp => {
                 self.ask_stamp.next = true;
                 if self.stamp_grant.val() {
-                    self.held_stamp.d.next = self.stamp.val();
-                    self.held_number.d.next = self.number.val();
-                    if self.kind.q.val() == self.completion.val() {
-                        self.held_number.d.next = self.matched_number.val();
+                    self.record_stamp.d.next = self.stamp.val();
+                    self.record_number.d.next = self.number.val();
+                    if self.cancelled.q.val() {
+                        self.record_number.d.next = self.held.number.val();
+                        self.record_slot.next = self.held.slot.val();
+                    } else if self.header.is_entry.val() {
+                        self.told_number.d.next = self.number.val();
+                        self.record_slot.next = self.held.slot.val();
+                        if self.held.copy.val() {
+                            self.record_flags.next = self.flag_duplicate.val();
+                        }
+                        self.payload_crc.d.next = self.crc.q.val() ^ self.all_ones.val();
+                        self.crc.d.next = self.all_ones.val();
+                    } else if self.kind.q.val() == self.completion.val() {
+                        self.record_number.d.next = self.matched_number.val();
                         self.record_slot.next = self.matched_slot.val();
                         if self.matched_aoe.val() {
                             self.record_flags.next = self.record_flags.val() | self.flag_aoe.val();
@@ -435,9 +698,105 @@ impl<const A: usize, const H: usize> Logic for JournalEngine<A, H> {
                     self.state.d.next = EngineState::Header;
                     if self.kind.q.val() == self.gap.val() {
                         // The first number that comes after it.
-                        self.held_number.d.next = self.number.val() + 1;
+                        self.record_number.d.next = self.number.val() + 1;
                         self.place.d.next = self.start.val() + 8;
                         self.state.d.next = EngineState::Gap;
+                    }
+                }
+            }
+            EngineState::Before => {
+                self.before_take.next = self.before_valid.val();
+                if self.before_valid.val() {
+                    self.high.d.next = self.before.val().get_bits::<32>(32);
+                    self.word_index.d.next = self.next_index.val();
+                    if self.word_index.q.val() == 0 {
+                        self.good.d.next = self.good.q.val()
+                            & (self.before.val().get_bits::<48>(0) == self.held.key.val().get_bits::<48>(0));
+                    }
+                    if self.word_index.q.val() == 1 {
+                        // The error flag; that it is an answer the return path has seen.
+                        self.good.d.next = self.good.q.val() & !self.before.val().get_bit(50);
+                    }
+                    if self.word_index.q.val() == 2 {
+                        self.good.d.next = self.good.q.val()
+                            & (self.before.val().get_bits::<24>(0)
+                                == self.held.info.val().get_bits::<24>(46))
+                            & (self.before.val().get_bits::<32>(32) == self.held.read_tag.val());
+                    }
+                    if self.word_index.q.val() == 3 {
+                        // The count may be as it was, or counted down.
+                        self.good.d.next = self.good.q.val()
+                            & ((self.before.val().get_bits::<8>(24) & self.failure.val()) == 0)
+                            & ((self.before.val().get_bits::<8>(16) == 0)
+                                | (self.before.val().get_bits::<8>(16)
+                                    == bit_cast::<8, 5>(self.sectors_held.val())))
+                            & (self.before.val().get_bits::<28>(32)
+                                == self.held.key.val().get_bits::<28>(80))
+                            & (self.short_lba.val()
+                                | (self.before.val().get_bits::<4>(60)
+                                    == self.held.key.val().get_bits::<4>(108)));
+                    }
+                    if self.word_index.q.val() == 4 {
+                        self.good.d.next = self.good.q.val()
+                            & (self.short_lba.val()
+                                | (self.before.val().get_bits::<16>(0)
+                                    == self.held.key.val().get_bits::<16>(112)));
+                    }
+                    if self.payload.val() & self.good.q.val() {
+                        self.write_word.next = true;
+                        self.write_data.next = self.payload_word.val();
+                        self.place.d.next = self.next_place.val();
+                        self.crc.d.next = self.crc_step.result.val();
+                    }
+                    if self.before.val().get_bit(67) {
+                        self.word_index.d.next = bits::<11>(0);
+                        self.state.d.next = EngineState::Idle;
+                        // Exactly the sectors that were asked for.
+                        if self.good.q.val()
+                            & (bit_cast::<15, 11>(self.word_index.q.val()) == self.payload_last.val())
+                            & (self.before.val().get_bits::<3>(64) == 3)
+                        {
+                            self.kind.d.next = self.before_kind.val();
+                            self.state.d.next = EngineState::Stamp;
+                            if self.both_here.val() {
+                                self.kind.d.next = self.both_kind.val();
+                                self.own_left.d.next = bits::<2>(1);
+                                self.state.d.next = EngineState::Own;
+                            }
+                        }
+                    }
+                }
+            }
+            EngineState::Own => {
+                self.pop.next = self.word_filled.val();
+                if self.word_filled.val() {
+                    self.high.d.next = self.word.val().get_bits::<32>(32);
+                    self.word_index.d.next = self.next_index.val();
+                    if self.payload.val() {
+                        self.write_word.next = true;
+                        self.write_data.next = self.payload_word.val();
+                        self.place.d.next = self.next_place.val();
+                        self.crc.d.next = self.crc_step.result.val();
+                    }
+                    if self.word.val().get_bit(67) {
+                        self.again.next = true;
+                        self.word_index.d.next = bits::<11>(0);
+                        self.own_left.d.next = bits::<2>(1);
+                        if self.own_left.q.val() == 1 {
+                            self.state.d.next = EngineState::Stamp;
+                        }
+                    }
+                }
+            }
+            EngineState::Send => {
+                self.uplink_valid.next =
+                    self.word_filled.val() | (self.sending_read.q.val() & (self.word_index.q.val() > 4));
+                if self.uplink_take.val() {
+                    self.word_index.d.next = self.next_index.val();
+                    self.pop.next = !(self.sending_read.q.val() & (self.word_index.q.val() > 4));
+                    if self.uplink_data.val().get_bit(67) {
+                        self.again.next = self.sending_read.q.val();
+                        self.state.d.next = EngineState::Idle;
                     }
                 }
             }
@@ -464,12 +823,9 @@ impl<const A: usize, const H: usize> Logic for JournalEngine<A, H> {
                 if self.pop.val() {
                     self.high.d.next = self.word.val().get_bits::<32>(32);
                     self.word_index.d.next = self.next_index.val();
-                    if (self.word_index.q.val() > 4)
-                        & (bit_cast::<15, 11>(self.word_index.q.val()) <= self.payload_last.val())
-                    {
+                    if self.payload.val() {
                         self.write_word.next = true;
-                        self.write_data.next = bit_cast::<64, 32>(self.high.q.val())
-                            | (bit_cast::<64, 32>(self.word.val().get_bits::<32>(0)) << 32);
+                        self.write_data.next = self.payload_word.val();
                         self.place.d.next = self.next_place.val();
                     }
                     if self.word.val().get_bit(67) {
@@ -505,7 +861,18 @@ impl<const A: usize, const H: usize> Logic for JournalEngine<A, H> {
                         self.committed.next = true;
                     }
                     self.journaled.next = self.header.is_entry.val();
-                    self.matched_take.next = self.kind.q.val() == self.completion.val();
+                    self.matched_take.next =
+                        (self.kind.q.val() == self.completion.val()) & !self.cancelled.q.val();
+                    if self.header.is_entry.val() & (self.kind.q.val() != self.after.val()) {
+                        self.held.journaled.next = true;
+                        self.held_lines.d.next = bits::<9>(1);
+                    }
+                    if self.cancelled.q.val() {
+                        self.abandon.next = true;
+                        self.end.next = true;
+                        self.held_lines.d.next = bits::<9>(0);
+                        self.state.d.next = EngineState::Discard;
+                    }
                 }
             }
         }
@@ -516,16 +883,22 @@ impl<const A: usize, const H: usize> Logic for JournalEngine<A, H> {
         self.room.commit_late.next = self.late.q.val();
         // With a grant: what the record's header says beside the payload.
         if self.write_grant.val() | self.stamp_grant.val() {
-            self.held_clock.d.next = bit_cast::<36, 16>(self.flags.val())
+            self.record_clock.d.next = bit_cast::<36, 16>(self.flags.val())
                 | bit_cast::<36, 16>(self.record_flags.val())
                 | (bit_cast::<36, 16>(self.clock_state.val().get_bits::<16>(2)) << 16)
                 | (bit_cast::<36, 4>(self.record_slot.val()) << 32);
         }
+        self.held.load.next = self.claim.val();
+        self.held.end.next = self.end.val();
+        self.frame_request.next = self.frame.val();
         self.word_pop.next = self.pop.val();
-        self.sampling.next = self.ask.val() | self.ask_stamp.val();
-        self.sampled.d.next = self.ask.val() | self.ask_stamp.val();
+        self.word_hold.next = self.held.busy.val();
+        self.word_again.next = self.again.val();
+        self.sampling.next = self.ask.val() | self.ask_stamp.val() | self.claiming.val();
+        self.sampled.d.next = self.ask.val() | self.ask_stamp.val() | self.claiming.val();
         self.write_request.next = self.ask.val() & self.sampled.q.val();
-        self.stamp_request.next = self.ask_stamp.val() & self.sampled.q.val();
+        self.stamp_request.next = (self.ask_stamp.val() | self.claiming.val()) & self.sampled.q.val();
+        self.stamp_entry.next = self.ask_stamp.val() & self.header.is_entry.val();
         self.ring.write_enable.next = self.write_word.val();
         self.ring.write_address.next = self.write_at.val();
         self.ring.write_data.next = self.write_data.val();

@@ -14,6 +14,7 @@ pub mod expired;
 pub mod fifo;
 pub mod fixed;
 pub mod frame_buffer;
+pub mod held_write;
 pub mod host;
 pub mod ingress;
 pub mod interlock;

@@ -2,7 +2,7 @@
 //!
 //! in → [`Ingress`] → two store-and-forward buffers, one for writes and one for what passes (so that a
 //! held write blocks no read) → [`JournalEngine`] → uplink and ring; answers → [`Scoreboard`]; frames
-//! from the uplink → output buffer → out.
+//! from the uplink → output buffer → out, but answers to the port's own reads → [`JournalEngine`].
 
 use crate::counters::Counters;
 use crate::ingress::Ingress;
@@ -47,6 +47,12 @@ logic_block! {
         pub unknown: Signal<In, Bits<32>>,
         /// Ticks from the last copy until a location is free without an answer.
         pub quarantine: Signal<In, Bits<32>>,
+        /// Ticks before a before-image read is sent again.
+        pub retry: Signal<In, Bits<32>>,
+        /// The host reports: durable up to this number.
+        pub durable: Signal<In, Bits<64>>,
+        /// Function reset: nothing may be held any more (strobe).
+        pub cancel: Signal<In, bool>,
         /// Writes are admitted.
         pub writes_open: Signal<In, bool>,
         /// Volumes that may be written here.
@@ -71,6 +77,8 @@ logic_block! {
         pub barred: Signal<In, bool>,
         /// To the `Interlock`: the slot that an admission takes.
         pub slot: Signal<Out, Bits<4>>,
+        /// To the `Interlock`: the head is admitted, be it that it goes or that it is held (strobe).
+        pub admit: Signal<Out, bool>,
         /// To the `Interlock`: the head was dropped (strobe).
         pub head_dropped: Signal<Out, bool>,
         /// To the `Interlock`: a slot is free again (strobe).
@@ -87,6 +95,8 @@ logic_block! {
         pub sampling: Signal<Out, bool>,
         /// To the `Arbiter`.
         pub stamp_request: Signal<Out, bool>,
+        /// To the `Arbiter`.
+        pub stamp_entry: Signal<Out, bool>,
         /// From the `Arbiter` (strobe).
         pub write_grant: Signal<In, bool>,
         /// From the `Arbiter` (strobe).
@@ -121,6 +131,10 @@ logic_block! {
         pub answer_info: Signal<In, Bits<49>>,
         /// No room for an answer.
         pub answers_full: Signal<Out, bool>,
+        /// `back_word` is of an answer to our own read.
+        pub own: Signal<In, bool>,
+        /// It is taken.
+        pub own_take: Signal<Out, bool>,
         /// To the `MacTable`.
         pub learn: Signal<Out, bool>,
         /// The address.
@@ -158,14 +172,14 @@ logic_block! {
         pass_buffer: FrameBuffer<B>,
         out_buffer: FrameBuffer<B>,
         keys: Fifo<128, 5>,
-        infos: Fifo<94, 5>,
+        infos: Fifo<97, 5>,
         engine: JournalEngine<A, H>,
         scoreboard: Scoreboard,
         counters: Counters,
         passing: Dff<bool>,
         out_last: Dff<bool>,
         dropped: Dff<Bits<32>>,
-        info: Signal<Local, Bits<94>>,
+        info: Signal<Local, Bits<97>>,
         key: Signal<Local, Bits<128>>,
         events: Signal<Local, Bits<32>>,
         was_dropped: Signal<Local, bool>,
@@ -181,6 +195,8 @@ logic_block! {
         count_refused: Fixed<32, { 1 << Counter::Refused as u64 }>,
         count_unknown: Fixed<32, { 1 << Counter::Unknown as u64 }>,
         count_returned: Fixed<32, { 1 << Counter::Returned as u64 }>,
+        count_read: Fixed<32, { 1 << Counter::DroppedRead as u64 }>,
+        count_closed: Fixed<32, { 1 << Counter::DroppedClosed as u64 }>,
         count_quarantine: Fixed<32, { 1 << Counter::DroppedQuarantine as u64 }>,
         count_hold: Fixed<32, { 1 << Counter::DroppedHold as u64 }>,
         count_return: Fixed<32, { 1 << Counter::DroppedReturn as u64 }>,
@@ -193,17 +209,18 @@ logic_block! {
 block_default! {
     Port<A, H, B> {
         clock, port, rx_data, rx_keep, rx_last, rx_error, rx_valid, tx_data, tx_keep, tx_last, tx_valid,
-        tx_ready, ticks, hold, unknown, quarantine, writes_open, allowed, volume_write, volume_write_index, volume_write_word,
-        waiting, head, clear, copy, copy_slot, barred, slot, head_dropped, free, declared, changed_slot, write_request, pass_request, sampling, stamp_request,
-        write_grant, pass_grant, stamp_grant, stamp, stamp_logical, number, clock_state, word, word_valid,
-        word_take, back_word, back_valid, back_lost, answer, answer_key, answer_info, answers_full, learn,
-        learn_mac, learned, watermark_request, watermark_done, committed, ring_head, ring_tail,
-        ring_read_address, ring_read_data, in_flight, counter_address, counter_data, source_address,
+        tx_ready, ticks, hold, unknown, quarantine, retry, durable, cancel, writes_open, allowed, volume_write,
+        volume_write_index, volume_write_word, waiting, head, clear, copy, copy_slot, barred, slot, admit,
+        head_dropped, free, declared, changed_slot, write_request, pass_request, sampling, stamp_request,
+        stamp_entry, write_grant, pass_grant, stamp_grant, stamp, stamp_logical, number, clock_state, word,
+        word_valid, word_take, back_word, back_valid, back_lost, answer, answer_key, answer_info, answers_full,
+        own, own_take, learn, learn_mac, learned, watermark_request, watermark_done, committed, ring_head,
+        ring_tail, ring_read_address, ring_read_data, in_flight, counter_address, counter_data, source_address,
         source_data, drops, ingress, write_buffer, pass_buffer, out_buffer, keys, infos, engine, scoreboard,
         counters, passing, out_last, dropped, info, key, events, was_dropped, reason_bit, back_lost_now,
         unused, dropped_next, pass_take, count_passed, count_journaled, count_duplicate, count_updated,
-        count_refused, count_unknown, count_returned, count_quarantine, count_hold, count_return, count_unmatched, updated,
-        refused,
+        count_refused, count_unknown, count_returned, count_read, count_closed, count_quarantine, count_hold,
+        count_return, count_unmatched, updated, refused,
     }
     arrays { }
 }
@@ -265,15 +282,27 @@ impl<const A: usize, const H: usize, const B: usize> Logic for Port<A, H, B> {
 
         // Journal.
         self.engine.port.next = self.port.val();
-        self.engine.ticks.next = self.ticks.val().get_bits::<24>(0);
+        self.engine.ticks.next = self.ticks.val();
+        self.engine.retry.next = self.retry.val();
+        self.engine.durable.next = self.durable.val();
+        self.engine.cancel.next = self.cancel.val();
+        self.engine.writes_open.next = self.writes_open.val();
+        self.engine.before.next = self.back_word.val();
+        self.engine.before_valid.next = self.own.val();
+        self.own_take.next = self.engine.before_take.val();
+        self.engine.copied.next = self.ingress.copied.val();
+        self.engine.copied_tag.next = self.ingress.write_key.val().get_bits::<32>(48);
+        self.ingress.held.next = self.engine.held_busy.val();
+        self.ingress.held_key.next = self.engine.held_key.val();
+        self.ingress.held_info.next = self.engine.held_info.val();
         self.engine.hold.next = self.hold.val();
         self.engine.waiting.next = self.keys.filled.val() & self.infos.filled.val();
         self.engine.write_key.next = self.key.val();
         self.engine.write_info.next = self.info.val();
         self.engine.word.next = self.write_buffer.front.val();
         self.engine.word_filled.next = self.write_buffer.filled.val();
-        self.write_buffer.hold.next = false;
-        self.write_buffer.again.next = false;
+        self.write_buffer.hold.next = self.engine.word_hold.val();
+        self.write_buffer.again.next = self.engine.word_again.val();
         self.write_buffer.pop.next = self.engine.word_pop.val();
         self.engine.clear.next = self.clear.val();
         self.engine.copy.next = self.copy.val();
@@ -309,6 +338,7 @@ impl<const A: usize, const H: usize, const B: usize> Logic for Port<A, H, B> {
         self.write_request.next = self.engine.write_request.val();
         self.sampling.next = self.engine.sampling.val();
         self.stamp_request.next = self.engine.stamp_request.val();
+        self.stamp_entry.next = self.engine.stamp_entry.val();
 
         // Scoreboard.
         self.scoreboard.ticks.next = self.ticks.val();
@@ -316,29 +346,40 @@ impl<const A: usize, const H: usize, const B: usize> Logic for Port<A, H, B> {
         self.scoreboard.quarantine.next = self.quarantine.val();
         self.scoreboard.copy_slot.next = self.copy_slot.val();
         self.scoreboard.admit_copy.next = self.copy.val();
+        self.admit.next = self.write_grant.val() | self.engine.claim.val();
         self.scoreboard.admit.next = self.write_grant.val();
+        self.scoreboard.claim.next = self.engine.claim.val();
+        self.scoreboard.launch.next = self.engine.launch.val();
+        self.scoreboard.abandon.next = self.engine.abandon.val();
         self.scoreboard.admit_key.next = self.key.val();
         self.scoreboard.admit_address.next = self.info.val().get_bits::<24>(46);
         self.scoreboard.admit_short.next = self.info.val().get_bit(45);
         self.scoreboard.admit_number.next = self.number.val();
+        if self.engine.launch.val() {
+            self.scoreboard.admit_key.next = self.engine.held_key.val();
+            self.scoreboard.admit_number.next = self.engine.held_number.val();
+        }
         self.scoreboard.answer.next = self.answer.val();
         self.scoreboard.answer_key.next = self.answer_key.val();
         self.scoreboard.answer_info.next = self.answer_info.val();
         self.answers_full.next = self.scoreboard.answers_full.val();
         self.scoreboard.take.next = self.engine.matched_take.val();
         self.slot.next = self.scoreboard.slot.val();
-        self.head_dropped.next = self.engine.dropped_hold.val() | self.engine.dropped_quarantine.val();
+        self.head_dropped.next = self.engine.described.val() & !self.admit.val();
         self.free.next = self.scoreboard.free.val();
         self.declared.next = self.scoreboard.declared.val();
         self.changed_slot.next = self.scoreboard.changed_slot.val();
         self.in_flight.next = bit_cast::<8, 7>(self.scoreboard.in_flight.val());
 
         // To the uplink: the write that streams, or the frame that passes.
-        self.pass_request.next = self.pass_buffer.filled.val() & (!self.passing.q.val());
-        if self.pass_grant.val() {
+        self.pass_request.next =
+            (self.pass_buffer.filled.val() | self.engine.frame_request.val()) & (!self.passing.q.val());
+        // What the engine sends goes first: each such frame is followed by a wait.
+        self.engine.frame_grant.next = self.pass_grant.val() & self.engine.frame_request.val();
+        if self.pass_grant.val() & !self.engine.frame_request.val() {
             self.passing.d.next = true;
         }
-        self.word.next = self.write_buffer.front.val();
+        self.word.next = self.engine.uplink_word.val();
         self.word_valid.next = self.engine.uplink_valid.val();
         self.engine.uplink_take.next = self.word_take.val();
         self.pass_take.next = false;
@@ -377,12 +418,20 @@ impl<const A: usize, const H: usize, const B: usize> Logic for Port<A, H, B> {
         self.reason_bit.next = bits::<32>(1) << self.ingress.reason.val();
         self.was_dropped.next = self.ingress.dropped.val()
             | self.engine.dropped_hold.val()
-            | self.engine.dropped_quarantine.val();
+            | self.engine.dropped_quarantine.val()
+            | self.engine.dropped_read.val()
+            | self.engine.dropped_closed.val();
         if self.ingress.dropped.val() {
             self.events.next = self.events.val() | self.reason_bit.val();
         }
         if self.engine.dropped_hold.val() {
             self.events.next = self.events.val() | self.count_hold.val();
+        }
+        if self.engine.dropped_read.val() {
+            self.events.next = self.events.val() | self.count_read.val();
+        }
+        if self.engine.dropped_closed.val() {
+            self.events.next = self.events.val() | self.count_closed.val();
         }
         if self.engine.dropped_quarantine.val() {
             self.events.next = self.events.val() | self.count_quarantine.val();

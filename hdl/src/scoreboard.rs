@@ -5,6 +5,8 @@
 //! An answer belongs to a request when MAC, volume, tag and LBA are equal; of several the oldest. Answers
 //! wait in a FIFO and are compared with the slots one after the other, 25 cycles each. Between two of
 //! them, once a tick, the times of all requests are looked at.
+//!
+//! A write that is held *claims* its slot and is *launched* when it is forwarded; a port has one such.
 
 use crate::expired::Expired;
 use crate::prelude::*;
@@ -77,9 +79,15 @@ logic_block! {
         pub copy_slot: Signal<In, Bits<4>>,
         /// That slot has room for one more request.
         pub copy_room: Signal<Out, bool>,
-        /// A write is admitted (strobe).
+        /// A write is admitted and forwarded (strobe).
         pub admit: Signal<In, bool>,
-        /// It is a copy of the one in `copy_slot`.
+        /// A write is admitted, but held (strobe).
+        pub claim: Signal<In, bool>,
+        /// The held one is forwarded (strobe).
+        pub launch: Signal<In, bool>,
+        /// The held one is dropped (strobe).
+        pub abandon: Signal<In, bool>,
+        /// With `admit` or `claim`: it is a copy of the one in `copy_slot`.
         pub admit_copy: Signal<In, bool>,
         /// Its MAC, tag and LBA: `ingress::write_key`.
         pub admit_key: Signal<In, Bits<128>>,
@@ -87,7 +95,7 @@ logic_block! {
         pub admit_address: Signal<In, Bits<24>>,
         /// Its LBA has 28 bits.
         pub admit_short: Signal<In, bool>,
-        /// Its number.
+        /// Its number; with `admit` or `launch`.
         pub admit_number: Signal<In, Bits<64>>,
         /// An answer (strobe); the caller looks at `answers_full` first.
         pub answer: Signal<In, bool>,
@@ -123,7 +131,7 @@ logic_block! {
         pub declared: Signal<Out, bool>,
         /// The slot of `free` or `declared`.
         pub changed_slot: Signal<Out, Bits<4>>,
-        /// Requests that the target may still execute.
+        /// Requests that the target may still execute, and one that is held.
         pub in_flight: Signal<Out, Bits<7>>,
         /// Of those, the ones that have no completion yet.
         pub reserved: Signal<Out, Bits<7>>,
@@ -136,6 +144,10 @@ logic_block! {
         answer_infos: Fifo<49, 5>,
         open: [Dff<Bits<16>>; 4],
         doubtful: [Dff<Bits<16>>; 4],
+        // The held one: whether there is one, its slot, its place there.
+        claimed: Dff<bool>,
+        claimed_slot: Dff<Bits<4>>,
+        claimed_request: Dff<Bits<2>>,
         pointer: Dff<Bits<4>>,
         flying: Dff<Bits<7>>,
         awaited: Dff<Bits<7>>,
@@ -174,6 +186,11 @@ logic_block! {
         admit_slot: Signal<Local, Bits<4>>,
         admit_request: Signal<Local, Bits<2>>,
         admit_bit: Signal<Local, Bits<16>>,
+        taking: Signal<Local, bool>,
+        sent: Signal<Local, bool>,
+        claimed_bit: Signal<Local, Bits<16>>,
+        claimed_open: [Signal<Local, Bits<16>>; 4],
+        claimed_others: Signal<Local, bool>,
         change_bit: Signal<Local, Bits<16>>,
         place_next: Signal<Local, Bits<5>>,
         compared: Signal<Local, Bits<5>>,
@@ -229,6 +246,9 @@ impl Logic for Scoreboard {
         dff_setup!(
             self,
             clock,
+            claimed,
+            claimed_slot,
+            claimed_request,
             pointer,
             flying,
             awaited,
@@ -315,6 +335,24 @@ impl Logic for Scoreboard {
         if !self.at_copy[0].val().get_bit(0) {
             self.free_request.next = bits::<2>(0);
         }
+        self.claimed_bit.next = bits::<16>(0);
+        if self.claimed.q.val() {
+            self.claimed_bit.next = bits::<16>(1) << self.claimed_slot.q.val();
+            self.busy.next = self.busy.val() | self.claimed_bit.val();
+            if self.claimed_slot.q.val() == self.hit_slot.q.val() {
+                self.others_open.next = true;
+            }
+            if self.claimed_slot.q.val() == self.walk_slot.val() {
+                self.slot_pending.next = true;
+            }
+        }
+        self.claimed_others.next = false;
+        for i in 0..4 {
+            self.claimed_open[i].next = self.open[i].q.val() >> self.claimed_slot.q.val();
+            if self.claimed_open[i].val().get_bit(0) {
+                self.claimed_others.next = true;
+            }
+        }
         self.full_at_copy.next = self.full.val() >> self.copy_slot.val();
         self.copy_room.next = !self.full_at_copy.val().get_bit(0);
 
@@ -334,18 +372,33 @@ impl Logic for Scoreboard {
             self.admit_slot.next = self.copy_slot.val();
             self.admit_request.next = self.free_request.val();
         }
-        self.admit_bit.next = bits::<16>(1) << self.admit_slot.val();
+        if self.launch.val() {
+            self.admit_slot.next = self.claimed_slot.q.val();
+            self.admit_request.next = self.claimed_request.q.val();
+        }
+        // What takes its slot, and what is forwarded.
+        self.taking.next = self.admit.val() | self.claim.val();
+        self.sent.next = self.admit.val() | self.launch.val();
         self.keys.write_address.next = self.admit_slot.val();
         self.keys.write_data.next = bit_cast::<121, 48>(self.admit_key.val().get_bits::<48>(0))
             | (bit_cast::<121, 48>(self.admit_key.val().get_bits::<48>(80)) << 48)
             | (bit_cast::<121, 24>(self.admit_address.val()) << 96)
             | (bit_cast::<121, 1>(self.admit_short.val().into()) << 120);
-        self.keys.write_enable.next = self.admit.val() & !self.admit_copy.val();
+        self.keys.write_enable.next = self.taking.val() & !self.admit_copy.val();
+        if self.claim.val() {
+            self.claimed.d.next = true;
+            self.claimed_slot.d.next = self.admit_slot.val();
+            self.claimed_request.d.next = self.admit_request.val();
+        }
+        if self.launch.val() | self.abandon.val() {
+            self.claimed.d.next = false;
+        }
+        self.admit_bit.next = bits::<16>(1) << self.admit_slot.val();
         self.requests.write_address.next =
             bit_cast::<6, 2>(self.admit_request.val()) | (bit_cast::<6, 4>(self.admit_slot.val()) << 2);
         self.requests.write_data.next =
             bit_cast::<96, 64>(self.admit_number.val()) | (bit_cast::<96, 32>(self.ticks.val()) << 64);
-        self.requests.write_enable.next = self.admit.val();
+        self.requests.write_enable.next = self.sent.val();
 
         // Answers wait.
         self.answer_keys.clear.next = false;
@@ -540,7 +593,12 @@ impl Logic for Scoreboard {
             if self.walk_request.val() == 3 {
                 self.ripe.d.next = true;
                 // A copy that was admitted meanwhile is pending, and one that is being admitted counts.
-                if self.ripe_now.val() & self.slot_open.val() & !self.slot_pending.val() & !self.admit.val() {
+                if self.ripe_now.val()
+                    & self.slot_open.val()
+                    & !self.slot_pending.val()
+                    & !self.taking.val()
+                    & !self.abandon.val()
+                {
                     self.free.next = true;
                     self.changed_slot.next = self.walk_slot.val();
                     self.walk_to.next = self.walk.q.val();
@@ -548,6 +606,10 @@ impl Logic for Scoreboard {
                     self.state.d.next = ScoreState::Expire;
                 }
             }
+        }
+        if self.abandon.val() & !self.claimed_others.val() {
+            self.free.next = true;
+            self.changed_slot.next = self.claimed_slot.q.val();
         }
         self.walk.d.next = self.walk_to.val();
         if (self.walk.q.val() == 63) & (self.walk_to.val() == 0) {
@@ -574,7 +636,7 @@ impl Logic for Scoreboard {
             }
             self.open[i].d.next = self.open_next[i].val();
             self.doubtful[i].d.next = self.doubtful_next[i].val();
-            if self.admit.val() & (self.admit_request.val() == i.to_bits::<2>()) {
+            if self.sent.val() & (self.admit_request.val() == i.to_bits::<2>()) {
                 self.open[i].d.next = self.open_next[i].val() | self.admit_bit.val();
                 self.tags[i].write_enable.next = true;
             }
@@ -592,11 +654,14 @@ impl Logic for Scoreboard {
         }
         self.flying.d.next = self.flying_now.val();
         self.awaited.d.next = self.awaited_now.val();
-        if self.admit.val() {
+        if self.sent.val() {
             self.flying.d.next = self.flying_now.val() + 1;
             self.awaited.d.next = self.awaited_now.val() + 1;
         }
         self.in_flight.next = self.flying.q.val();
+        if self.claimed.q.val() {
+            self.in_flight.next = self.flying.q.val() + 1;
+        }
         self.reserved.next = self.awaited.q.val();
         self.expired.remember_key.next = self.slot_key.val();
         self.expired.remember_tag.next = self.expired_tag.val();

@@ -116,6 +116,12 @@ pub mod command {
 
 /// Bit of a [`global::VOLUME_TABLE`] word: the entry is valid.
 pub const VOLUME_VALID: u32 = 1 << 31;
+/// Bit of a [`global::VOLUME_TABLE`] word: what was there before is journaled.
+pub const VOLUME_BEFORE: u32 = 1 << 24;
+/// With [`VOLUME_BEFORE`]: what is written is journaled too, in one entry with it.
+pub const VOLUME_BOTH: u32 = 1 << 25;
+/// Bit of a [`global::VOLUME_TABLE`] word: acknowledge policy `journal`.
+pub const VOLUME_JOURNAL: u32 = 1 << 26;
 
 /// Registers of one port, at [`PORT_BASE`] + port · [`PORT_STRIDE`].
 pub mod port {

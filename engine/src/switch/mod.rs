@@ -25,7 +25,7 @@
 mod admission;
 mod answers;
 mod arbiter;
-mod before_read;
+pub(crate) mod before_read;
 mod durability;
 mod hold_queue;
 mod interlock;

@@ -64,7 +64,7 @@ logic_block! {
         /// The entry's number.
         pub journaled_number: Signal<In, Bits<64>>,
         /// It leaves, or is dropped (strobe).
-        pub end: Signal<In, bool>,
+        pub ended: Signal<In, bool>,
         /// A write is held.
         pub busy: Signal<Out, bool>,
         /// It, with its latest tag: `ingress::write_key`.
@@ -226,7 +226,7 @@ impl Logic for HeldWrite {
                 self.stage.d.next = HeldStage::Undurable;
             }
         }
-        if self.end.val() {
+        if self.ended.val() {
             self.stage.d.next = HeldStage::None;
         }
     }

@@ -82,7 +82,7 @@ logic_block! {
         /// To the buffer: back to the first of them.
         pub word_again: Signal<Out, bool>,
         /// A word of an answer to our read: as `FrameBuffer::front`.
-        pub before: Signal<In, Bits<68>>,
+        pub before_word: Signal<In, Bits<68>>,
         /// It is there.
         pub before_valid: Signal<In, bool>,
         /// It is taken.
@@ -121,6 +121,10 @@ logic_block! {
         pub copy: Signal<In, bool>,
         /// The slot of that one has room for a copy.
         pub copy_room: Signal<In, bool>,
+        /// An answer to that one, or to a copy of it, waits for the disk.
+        pub copy_parked: Signal<In, bool>,
+        /// The head is a copy of what waits so, and dropped; its tag is in `write_key` (strobe).
+        pub retag: Signal<Out, bool>,
         /// What the write overlaps is in quarantine.
         pub barred: Signal<In, bool>,
         /// A scoreboard slot is free.
@@ -246,7 +250,7 @@ logic_block! {
         gap_word: Signal<Local, Bits<64>>,
         claiming: Signal<Local, bool>,
         frame: Signal<Local, bool>,
-        end: Signal<Local, bool>,
+        ended: Signal<Local, bool>,
         again: Signal<Local, bool>,
         payload: Signal<Local, bool>,
         payload_word: Signal<Local, Bits<64>>,
@@ -297,9 +301,9 @@ logic_block! {
 block_default! {
     JournalEngine<A, H> {
         clock, port, ticks, hold, retry, writes_open, durable, cancel, waiting, write_key, write_info,
-        described, word, word_filled, word_pop, word_hold, word_again, before, before_valid, before_take,
+        described, word, word_filled, word_pop, word_hold, word_again, before_word, before_valid, before_take,
         copied, copied_tag, held_busy, held_key, held_info, held_number, claim, launch, abandon, frame_request,
-        frame_grant, uplink_word, uplink_take, uplink_valid, clear, copy, copy_room, barred, slot_free, slot,
+        frame_grant, uplink_word, uplink_take, uplink_valid, clear, copy, copy_room, copy_parked, retag, barred, slot_free, slot,
         reserved, write_request, write_grant, sampling, stamp_request, stamp_entry, stamp_grant, stamp,
         stamp_logical, number, clock_state, matched, matched_late, matched_slot, matched_number,
         matched_updated, matched_status, matched_error, matched_aoe, matched_take, watermark_request,
@@ -309,7 +313,7 @@ block_default! {
         record_lba, record_info, word_index, high, place, step, sampled, marked, crc, late, good, own_left,
         sending_read, launching, cancelled, held_lines, lost, lost_stamp, lost_number, told_number,
         payload_crc, start, entry_lines, lines, committing, crc_field, slot_room, shut, record_flags,
-        record_slot, gap_word, claiming, frame, end, again, payload, payload_word, source_word, short_lba,
+        record_slot, gap_word, claiming, frame, ended, again, payload, payload_word, source_word, short_lba,
         uplink_data, has_before, both_here, sectors, sectors_held, age, expired, ask, ask_stamp, flags,
         payload_last, next_place, next_index, next_step, next_sequence, pop, write_word, write_at, write_data,
         all_ones, after, before_kind, both_kind, cancelled_status, failure, read_short, read_long, completion,
@@ -408,6 +412,7 @@ impl<const A: usize, const H: usize> Logic for JournalEngine<A, H> {
         self.journaled_copy.next = self.record_clock.q.val().get_bit(0);
         self.dropped_hold.next = false;
         self.dropped_quarantine.next = false;
+        self.retag.next = false;
         self.dropped_read.next = false;
         self.dropped_closed.next = false;
         self.write_word.next = false;
@@ -478,7 +483,7 @@ impl<const A: usize, const H: usize> Logic for JournalEngine<A, H> {
         // The payload begins in the upper half of a frame's word 4, also in an answer.
         self.source_word.next = self.word.val();
         if self.state.q.val() == EngineState::Before {
-            self.source_word.next = self.before.val();
+            self.source_word.next = self.before_word.val();
         }
         self.payload_word.next = bit_cast::<64, 32>(self.high.q.val())
             | (bit_cast::<64, 32>(self.source_word.val().get_bits::<32>(0)) << 32);
@@ -515,7 +520,7 @@ impl<const A: usize, const H: usize> Logic for JournalEngine<A, H> {
         self.claiming.next = false;
         self.claim.next = false;
         self.abandon.next = false;
-        self.end.next = false;
+        self.ended.next = false;
         self.frame.next = false;
         self.again.next = false;
         self.before_take.next = false;
@@ -604,7 +609,7 @@ impl<const A: usize, const H: usize> Logic for JournalEngine<A, H> {
                     self.dropped_closed.next = self.held.wants_close.val();
                     self.dropped_read.next = !self.held.wants_close.val();
                     self.abandon.next = true;
-                    self.end.next = true;
+                    self.ended.next = true;
                     self.held_lines.d.next = bits::<9>(0);
                     self.state.d.next = EngineState::Discard;
                 } else if self.held.wants_journal.val() {
@@ -621,7 +626,7 @@ impl<const A: usize, const H: usize> Logic for JournalEngine<A, H> {
                         self.sending_read.d.next = self.held.wants_read.val();
                         self.held.sent.next = self.held.wants_read.val();
                         self.launching.d.next = self.held.wants_forward.val();
-                        self.end.next = self.held.wants_forward.val();
+                        self.ended.next = self.held.wants_forward.val();
                         self.state.d.next = EngineState::Send;
                     }
                 } else if self.held.busy.val() {
@@ -633,6 +638,10 @@ impl<const A: usize, const H: usize> Logic for JournalEngine<A, H> {
                 } else if self.waiting.val() & self.expired.val() {
                     self.described.next = true;
                     self.dropped_hold.next = true;
+                    self.state.d.next = EngineState::Discard;
+                } else if self.waiting.val() & self.clear.val() & self.copy.val() & self.copy_parked.val() {
+                    self.described.next = true;
+                    self.retag.next = true;
                     self.state.d.next = EngineState::Discard;
                 } else if self.waiting.val() & self.shut.val() {
                     self.described.next = true;
@@ -707,39 +716,40 @@ impl<const A: usize, const H: usize> Logic for JournalEngine<A, H> {
             EngineState::Before => {
                 self.before_take.next = self.before_valid.val();
                 if self.before_valid.val() {
-                    self.high.d.next = self.before.val().get_bits::<32>(32);
+                    self.high.d.next = self.before_word.val().get_bits::<32>(32);
                     self.word_index.d.next = self.next_index.val();
                     if self.word_index.q.val() == 0 {
                         self.good.d.next = self.good.q.val()
-                            & (self.before.val().get_bits::<48>(0) == self.held.key.val().get_bits::<48>(0));
+                            & (self.before_word.val().get_bits::<48>(0)
+                                == self.held.key.val().get_bits::<48>(0));
                     }
                     if self.word_index.q.val() == 1 {
                         // The error flag; that it is an answer the return path has seen.
-                        self.good.d.next = self.good.q.val() & !self.before.val().get_bit(50);
+                        self.good.d.next = self.good.q.val() & !self.before_word.val().get_bit(50);
                     }
                     if self.word_index.q.val() == 2 {
                         self.good.d.next = self.good.q.val()
-                            & (self.before.val().get_bits::<24>(0)
+                            & (self.before_word.val().get_bits::<24>(0)
                                 == self.held.info.val().get_bits::<24>(46))
-                            & (self.before.val().get_bits::<32>(32) == self.held.read_tag.val());
+                            & (self.before_word.val().get_bits::<32>(32) == self.held.read_tag.val());
                     }
                     if self.word_index.q.val() == 3 {
                         // The count may be as it was, or counted down.
                         self.good.d.next = self.good.q.val()
-                            & ((self.before.val().get_bits::<8>(24) & self.failure.val()) == 0)
-                            & ((self.before.val().get_bits::<8>(16) == 0)
-                                | (self.before.val().get_bits::<8>(16)
+                            & ((self.before_word.val().get_bits::<8>(24) & self.failure.val()) == 0)
+                            & ((self.before_word.val().get_bits::<8>(16) == 0)
+                                | (self.before_word.val().get_bits::<8>(16)
                                     == bit_cast::<8, 5>(self.sectors_held.val())))
-                            & (self.before.val().get_bits::<28>(32)
+                            & (self.before_word.val().get_bits::<28>(32)
                                 == self.held.key.val().get_bits::<28>(80))
                             & (self.short_lba.val()
-                                | (self.before.val().get_bits::<4>(60)
+                                | (self.before_word.val().get_bits::<4>(60)
                                     == self.held.key.val().get_bits::<4>(108)));
                     }
                     if self.word_index.q.val() == 4 {
                         self.good.d.next = self.good.q.val()
                             & (self.short_lba.val()
-                                | (self.before.val().get_bits::<16>(0)
+                                | (self.before_word.val().get_bits::<16>(0)
                                     == self.held.key.val().get_bits::<16>(112)));
                     }
                     if self.payload.val() & self.good.q.val() {
@@ -748,13 +758,13 @@ impl<const A: usize, const H: usize> Logic for JournalEngine<A, H> {
                         self.place.d.next = self.next_place.val();
                         self.crc.d.next = self.crc_step.result.val();
                     }
-                    if self.before.val().get_bit(67) {
+                    if self.before_word.val().get_bit(67) {
                         self.word_index.d.next = bits::<11>(0);
                         self.state.d.next = EngineState::Idle;
                         // Exactly the sectors that were asked for.
                         if self.good.q.val()
                             & (bit_cast::<15, 11>(self.word_index.q.val()) == self.payload_last.val())
-                            & (self.before.val().get_bits::<3>(64) == 3)
+                            & (self.before_word.val().get_bits::<3>(64) == 3)
                         {
                             self.kind.d.next = self.before_kind.val();
                             self.state.d.next = EngineState::Stamp;
@@ -869,7 +879,7 @@ impl<const A: usize, const H: usize> Logic for JournalEngine<A, H> {
                     }
                     if self.cancelled.q.val() {
                         self.abandon.next = true;
-                        self.end.next = true;
+                        self.ended.next = true;
                         self.held_lines.d.next = bits::<9>(0);
                         self.state.d.next = EngineState::Discard;
                     }
@@ -889,7 +899,7 @@ impl<const A: usize, const H: usize> Logic for JournalEngine<A, H> {
                 | (bit_cast::<36, 4>(self.record_slot.val()) << 32);
         }
         self.held.load.next = self.claim.val();
-        self.held.end.next = self.end.val();
+        self.held.ended.next = self.ended.val();
         self.frame_request.next = self.frame.val();
         self.word_pop.next = self.pop.val();
         self.word_hold.next = self.held.busy.val();

@@ -3,6 +3,7 @@
 //! Values: `value`. How blocks are simulated: `block`. Registers, RAM, CRC: `register`, `ram`,
 //! `crc32c`. The rest follows the data (DESIGN §5).
 
+pub mod answer_gate;
 pub mod arbiter;
 pub mod block;
 pub mod block_ports;

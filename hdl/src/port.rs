@@ -4,6 +4,7 @@
 //! held write blocks no read) → [`JournalEngine`] → uplink and ring; answers → [`Scoreboard`]; frames
 //! from the uplink → output buffer → out, but answers to the port's own reads → [`JournalEngine`].
 
+use crate::answer_gate::AnswerGate;
 use crate::counters::Counters;
 use crate::ingress::Ingress;
 use crate::journal_engine::JournalEngine;
@@ -171,13 +172,13 @@ logic_block! {
         write_buffer: FrameBuffer<B>,
         pass_buffer: FrameBuffer<B>,
         out_buffer: FrameBuffer<B>,
+        gate: AnswerGate,
         keys: Fifo<128, 5>,
         infos: Fifo<97, 5>,
         engine: JournalEngine<A, H>,
         scoreboard: Scoreboard,
         counters: Counters,
         passing: Dff<bool>,
-        out_last: Dff<bool>,
         dropped: Dff<Bits<32>>,
         info: Signal<Local, Bits<97>>,
         key: Signal<Local, Bits<128>>,
@@ -197,6 +198,7 @@ logic_block! {
         count_returned: Fixed<32, { 1 << Counter::Returned as u64 }>,
         count_read: Fixed<32, { 1 << Counter::DroppedRead as u64 }>,
         count_closed: Fixed<32, { 1 << Counter::DroppedClosed as u64 }>,
+        count_copy: Fixed<32, { 1 << Counter::DroppedCopy as u64 }>,
         count_quarantine: Fixed<32, { 1 << Counter::DroppedQuarantine as u64 }>,
         count_hold: Fixed<32, { 1 << Counter::DroppedHold as u64 }>,
         count_return: Fixed<32, { 1 << Counter::DroppedReturn as u64 }>,
@@ -216,10 +218,10 @@ block_default! {
         word_valid, word_take, back_word, back_valid, back_lost, answer, answer_key, answer_info, answers_full,
         own, own_take, learn, learn_mac, learned, watermark_request, watermark_done, committed, ring_head,
         ring_tail, ring_read_address, ring_read_data, in_flight, counter_address, counter_data, source_address,
-        source_data, drops, ingress, write_buffer, pass_buffer, out_buffer, keys, infos, engine, scoreboard,
-        counters, passing, out_last, dropped, info, key, events, was_dropped, reason_bit, back_lost_now,
+        source_data, drops, ingress, write_buffer, pass_buffer, out_buffer, gate, keys, infos, engine, scoreboard,
+        counters, passing, dropped, info, key, events, was_dropped, reason_bit, back_lost_now,
         unused, dropped_next, pass_take, count_passed, count_journaled, count_duplicate, count_updated,
-        count_refused, count_unknown, count_returned, count_read, count_closed, count_quarantine, count_hold,
+        count_refused, count_unknown, count_returned, count_read, count_closed, count_copy, count_quarantine, count_hold,
         count_return, count_unmatched, updated, refused,
     }
     arrays { }
@@ -229,8 +231,8 @@ impl<const A: usize, const H: usize, const B: usize> Logic for Port<A, H, B> {
     #[hdl_gen]
     fn update(&mut self) {
         clock!(self, clock, ingress, write_buffer, pass_buffer, out_buffer, keys, infos);
-        clock!(self, clock, engine, scoreboard, counters);
-        dff_setup!(self, clock, passing, out_last, dropped);
+        clock!(self, clock, engine, scoreboard, counters, gate);
+        dff_setup!(self, clock, passing, dropped);
 
         // In.
         self.ingress.rx_data.next = self.rx_data.val();
@@ -287,7 +289,7 @@ impl<const A: usize, const H: usize, const B: usize> Logic for Port<A, H, B> {
         self.engine.durable.next = self.durable.val();
         self.engine.cancel.next = self.cancel.val();
         self.engine.writes_open.next = self.writes_open.val();
-        self.engine.before.next = self.back_word.val();
+        self.engine.before_word.next = self.back_word.val();
         self.engine.before_valid.next = self.own.val();
         self.own_take.next = self.engine.before_take.val();
         self.engine.copied.next = self.ingress.copied.val();
@@ -354,6 +356,7 @@ impl<const A: usize, const H: usize, const B: usize> Logic for Port<A, H, B> {
         self.scoreboard.admit_key.next = self.key.val();
         self.scoreboard.admit_address.next = self.info.val().get_bits::<24>(46);
         self.scoreboard.admit_short.next = self.info.val().get_bit(45);
+        self.scoreboard.admit_journal.next = self.info.val().get_bit(96);
         self.scoreboard.admit_number.next = self.number.val();
         if self.engine.launch.val() {
             self.scoreboard.admit_key.next = self.engine.held_key.val();
@@ -402,17 +405,39 @@ impl<const A: usize, const H: usize, const B: usize> Logic for Port<A, H, B> {
         self.out_buffer.last.next = self.back_word.val().get_bit(67);
         self.out_buffer.valid.next = self.back_valid.val();
         self.out_buffer.commit.next = true;
-        self.tx_data.next = self.out_buffer.front.val().get_bits::<64>(0);
-        self.tx_last.next = self.out_buffer.front.val().get_bit(67);
-        self.tx_valid.next = self.out_buffer.filled.val();
-        self.unused.next = !self.out_buffer.front.val().get_bits::<3>(64);
-        self.tx_keep.next = bits::<8>(0xFF) >> self.unused.val();
         self.out_buffer.hold.next = false;
         self.out_buffer.again.next = false;
-        self.out_buffer.pop.next = self.out_buffer.filled.val() & self.tx_ready.val();
+        self.out_buffer.pop.next = self.gate.pop.val();
+        self.gate.durable.next = self.durable.val();
+        self.gate.cancel.next = self.cancel.val();
+        self.gate.front.next = self.out_buffer.front.val();
+        self.gate.filled.next = self.out_buffer.filled.val();
+        self.gate.verdict.next = self.scoreboard.verdict.val();
+        self.gate.verdict_hold.next = self.scoreboard.verdict_hold.val();
+        self.gate.verdict_number.next = self.scoreboard.verdict_number.val();
+        self.gate.verdict_place.next = self.scoreboard.verdict_place.val();
+        self.gate.retag.next = self.engine.retag.val();
+        self.gate.retag_place.next = self.scoreboard.copy_place.val();
+        self.gate.retag_tag.next = self.key.val().get_bits::<32>(48);
+        self.scoreboard.let_go.next = self.gate.let_go.val();
+        self.scoreboard.release_place.next = self.gate.release_place.val();
+        self.gate.release_take.next = self.scoreboard.release_take.val();
+        self.scoreboard.answer_there.next = !self.out_buffer.lost.val();
+        self.engine.copy_parked.next = self.scoreboard.copy_parked.val();
+        self.gate.out_ready.next = self.tx_ready.val();
+        self.tx_data.next = self.gate.out.val().get_bits::<64>(0);
+        self.tx_last.next = self.gate.out.val().get_bit(67);
+        self.tx_valid.next = self.gate.out_valid.val();
+        // Only a frame's last word says how many bytes it has.
+        self.unused.next = !self.gate.out.val().get_bits::<3>(64);
+        self.tx_keep.next = bits::<8>(0xFF);
+        if self.gate.out.val().get_bit(67) {
+            self.tx_keep.next = bits::<8>(0xFF) >> self.unused.val();
+        }
 
         // Counted.
         self.back_lost_now.next = self.back_lost.val()
+            | self.gate.lost.val()
             | (self.back_valid.val() & self.back_word.val().get_bit(67) & self.out_buffer.lost.val());
         self.events.next = bits::<32>(0);
         self.reason_bit.next = bits::<32>(1) << self.ingress.reason.val();
@@ -420,12 +445,16 @@ impl<const A: usize, const H: usize, const B: usize> Logic for Port<A, H, B> {
             | self.engine.dropped_hold.val()
             | self.engine.dropped_quarantine.val()
             | self.engine.dropped_read.val()
-            | self.engine.dropped_closed.val();
+            | self.engine.dropped_closed.val()
+            | self.engine.retag.val();
         if self.ingress.dropped.val() {
             self.events.next = self.events.val() | self.reason_bit.val();
         }
         if self.engine.dropped_hold.val() {
             self.events.next = self.events.val() | self.count_hold.val();
+        }
+        if self.engine.retag.val() {
+            self.events.next = self.events.val() | self.count_copy.val();
         }
         if self.engine.dropped_read.val() {
             self.events.next = self.events.val() | self.count_read.val();
@@ -461,10 +490,8 @@ impl<const A: usize, const H: usize, const B: usize> Logic for Port<A, H, B> {
             self.events.next = self.events.val() | self.count_return.val();
             self.was_dropped.next = true;
         }
-        // A frame counts as returned when it is whole in the output buffer.
-        self.out_last.d.next =
-            self.back_valid.val() & self.back_word.val().get_bit(67) & (!self.out_buffer.lost.val());
-        if self.out_last.q.val() {
+        // A frame counts as returned when its last word leaves.
+        if self.gate.out_valid.val() & self.tx_ready.val() & self.gate.out.val().get_bit(67) {
             self.events.next = self.events.val() | self.count_returned.val();
         }
         self.counters.events.next = self.events.val();

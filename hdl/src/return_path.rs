@@ -37,7 +37,7 @@ logic_block! {
         pub table_changed: Signal<In, bool>,
         /// A port can take no answer: its frame is dropped there.
         pub answers_full: [Signal<In, bool>; P],
-        /// Word for the ports: as `FrameBuffer::front`.
+        /// Word for the ports: as `FrameBuffer::front`; in the first word of an answer to ATA bits 66:64 are zero.
         pub word: Signal<Out, Bits<68>>,
         /// It is for this port.
         pub valid: [Signal<Out, bool>; P],
@@ -56,9 +56,9 @@ logic_block! {
         /// A frame from the uplink was bad or found no room (strobe).
         pub dropped: Signal<Out, bool>,
         buffer: FrameBuffer<B>,
-        // For each frame in the buffer: the port that it is an own answer for, and whether it is one. A frame
-        // has two words at least, so that there is room for every one of 2^11.
-        kinds: Fifo<4, 10>,
+        // For each frame in the buffer: the port that it is an own answer for, whether it is one, and whether it
+        // is an answer to ATA. A frame has two words at least, so that there is room for every one of 2^11.
+        kinds: Fifo<5, 10>,
         bytes_seen: Dff<Bits<11>>,
         // 0 wait, 1 look up, 2 stream, 3 stream to the port whose own answer it is.
         state: Dff<Bits<2>>,
@@ -77,6 +77,7 @@ logic_block! {
         in_answer: Dff<bool>,
         in_tag: Dff<Bits<4>>,
         in_own: Signal<Local, bool>,
+        in_whole: Signal<Local, bool>,
         in_last: Signal<Local, bool>,
         own_pop: Signal<Local, bool>,
         last_byte: Signal<Local, Bits<3>>,
@@ -96,7 +97,7 @@ logic_block! {
 block_default! {
     ReturnPath<P, B> {
         clock, rx_data, rx_keep, rx_last, rx_error, rx_valid, look_up, look_up_mac, found, found_port, missed,
-        table_changed, word, answer_key, answer_info, dropped, buffer, kinds, in_answer, in_tag, in_own, in_last, own_pop,
+        table_changed, word, answer_key, answer_info, dropped, buffer, kinds, in_answer, in_tag, in_own, in_whole, in_last, own_pop,
         bytes_seen, state, mask, blocked,
         cached_mac, cached, index, destination, word1, word2, word3, index_next, seen_next, last_byte, front, stream,
         fourth, full, is_answer, lba_high, lba_high_now, good, aoe_raw, longest_words,
@@ -173,13 +174,14 @@ impl<const P: usize, const B: usize> Logic for ReturnPath<P, B> {
             }
         }
         // An answer is whole when 36 bytes of it came.
-        self.in_own.next = self.in_answer.q.val()
-            & self.in_tag.q.val().get_bit(3)
+        self.in_whole.next = self.in_answer.q.val()
             & ((self.bytes_seen.q.val() > 4) | ((self.bytes_seen.q.val() == 4) & (self.last_byte.val() > 2)));
+        self.in_own.next = self.in_whole.val() & self.in_tag.q.val().get_bit(3);
         self.in_last.next = self.rx_valid.val() & self.rx_last.val();
         self.kinds.clear.next = false;
-        self.kinds.data.next = bit_cast::<4, 3>(self.in_tag.q.val().get_bits::<3>(0))
-            | (bit_cast::<4, 1>(self.in_own.val().into()) << 3);
+        self.kinds.data.next = bit_cast::<5, 3>(self.in_tag.q.val().get_bits::<3>(0))
+            | (bit_cast::<5, 1>(self.in_own.val().into()) << 3)
+            | (bit_cast::<5, 1>(self.in_whole.val().into()) << 4);
         self.kinds.push.next =
             self.in_last.val() & self.good.val() & !self.buffer.lost.val() & !self.kinds.full.val();
         self.dropped.next = false;
@@ -196,6 +198,10 @@ impl<const P: usize, const B: usize> Logic for ReturnPath<P, B> {
         // Out: where to, then word by word.
         self.front.next = self.buffer.front.val();
         self.word.next = self.front.val();
+        // The first word of an answer to ATA says so where the last one has its length.
+        if (self.state.q.val() == 2) & (self.index.q.val() == 0) & self.kinds.front.val().get_bit(4) {
+            self.word.next = bit_cast::<68, 64>(self.front.val().get_bits::<64>(0));
+        }
         self.full.next = bits::<8>(0);
         for i in 0..P {
             if self.answers_full[i].val() {

@@ -7,6 +7,7 @@
 //! them, once a tick, the times of all requests are looked at.
 //!
 //! A write that is held *claims* its slot and is *launched* when it is forwarded; a port has one such.
+//! A request whose answer waits for the disk is *parked* in its slot until the answer has left.
 
 use crate::expired::Expired;
 use crate::prelude::*;
@@ -95,6 +96,8 @@ logic_block! {
         pub admit_address: Signal<In, Bits<24>>,
         /// Its LBA has 28 bits.
         pub admit_short: Signal<In, bool>,
+        /// Its volume has the acknowledge policy `journal`.
+        pub admit_journal: Signal<In, bool>,
         /// Its number; with `admit` or `launch`.
         pub admit_number: Signal<In, Bits<64>>,
         /// An answer (strobe); the caller looks at `answers_full` first.
@@ -103,8 +106,28 @@ logic_block! {
         pub answer_key: Signal<In, Bits<128>>,
         /// The rest: [`answer_info`].
         pub answer_info: Signal<In, Bits<49>>,
+        /// Its frame is in the port's output buffer.
+        pub answer_there: Signal<In, bool>,
         /// No room for an answer.
         pub answers_full: Signal<Out, bool>,
+        /// The oldest answer whose frame is there has been seen to (strobe).
+        pub verdict: Signal<Out, bool>,
+        /// It may have to wait for the disk; its request is parked until `let_go`.
+        pub verdict_hold: Signal<Out, bool>,
+        /// Number of its entry.
+        pub verdict_number: Signal<Out, Bits<64>>,
+        /// Its place: request in bits 1:0, slot above.
+        pub verdict_place: Signal<Out, Bits<6>>,
+        /// A parked request's answer has left; until `release_take`.
+        pub let_go: Signal<In, bool>,
+        /// Its place.
+        pub release_place: Signal<In, Bits<6>>,
+        /// Seen.
+        pub release_take: Signal<Out, bool>,
+        /// A request is parked in `copy_slot`.
+        pub copy_parked: Signal<Out, bool>,
+        /// The place of the last of them.
+        pub copy_place: Signal<Out, Bits<6>>,
         /// An answer matched no write in a slot (strobe).
         pub unmatched: Signal<Out, bool>,
         /// A status is to be journaled; stays until `take`.
@@ -135,15 +158,17 @@ logic_block! {
         pub in_flight: Signal<Out, Bits<7>>,
         /// Of those, the ones that have no completion yet.
         pub reserved: Signal<Out, Bits<7>>,
-        keys: Ram<121, 4>,
+        // As `expired::slot_key`, and above it the acknowledge policy.
+        keys: Ram<122, 4>,
         tags: [Ram<32, 4>; 4],
         // Number, and above it the tick at which it was forwarded.
         requests: Ram<96, 6>,
         expired: Expired,
         answer_keys: Fifo<128, 5>,
-        answer_infos: Fifo<49, 5>,
+        answer_infos: Fifo<50, 5>,
         open: [Dff<Bits<16>>; 4],
         doubtful: [Dff<Bits<16>>; 4],
+        parked: [Dff<Bits<16>>; 4],
         // The held one: whether there is one, its slot, its place there.
         claimed: Dff<bool>,
         claimed_slot: Dff<Bits<4>>,
@@ -155,6 +180,8 @@ logic_block! {
         state: Dff<ScoreState>,
         place: Dff<Bits<5>>,
         key_hit: Dff<bool>,
+        key_journal: Dff<bool>,
+        hit_journal: Dff<bool>,
         tag_hits: Dff<Bits<4>>,
         candidates: Dff<Bits<4>>,
         candidate_number: Dff<Bits<64>>,
@@ -191,6 +218,20 @@ logic_block! {
         claimed_bit: Signal<Local, Bits<16>>,
         claimed_open: [Signal<Local, Bits<16>>; 4],
         claimed_others: Signal<Local, bool>,
+        parked_any: Signal<Local, Bits<16>>,
+        parked_at_copy: [Signal<Local, Bits<16>>; 4],
+        parked_at_walk: Signal<Local, Bits<16>>,
+        parked_at_hit: Signal<Local, Bits<16>>,
+        parked_at_claim: Signal<Local, Bits<16>>,
+        release_slot: Signal<Local, Bits<4>>,
+        release_bit: Signal<Local, Bits<16>>,
+        // What else is in the slot of the release.
+        release_left: Signal<Local, Bits<16>>,
+        release_others: Signal<Local, Bits<16>>,
+        release_now: Signal<Local, bool>,
+        free_now: Signal<Local, bool>,
+        park: Signal<Local, bool>,
+        parked_next: [Signal<Local, Bits<16>>; 4],
         change_bit: Signal<Local, Bits<16>>,
         place_next: Signal<Local, Bits<5>>,
         compared: Signal<Local, Bits<5>>,
@@ -201,8 +242,8 @@ logic_block! {
         walk_to: Signal<Local, Bits<6>>,
         request_address: Signal<Local, Bits<6>>,
         key: Signal<Local, Bits<128>>,
-        info: Signal<Local, Bits<49>>,
-        slot_key: Signal<Local, Bits<121>>,
+        info: Signal<Local, Bits<50>>,
+        slot_key: Signal<Local, Bits<122>>,
         request: Signal<Local, Bits<96>>,
         tag_equal: Signal<Local, Bits<4>>,
         candidate: Signal<Local, Bits<4>>,
@@ -255,6 +296,8 @@ impl Logic for Scoreboard {
             state,
             place,
             key_hit,
+            key_journal,
+            hit_journal,
             tag_hits,
             candidates,
             candidate_number,
@@ -335,6 +378,32 @@ impl Logic for Scoreboard {
         if !self.at_copy[0].val().get_bit(0) {
             self.free_request.next = bits::<2>(0);
         }
+        self.parked_any.next = bits::<16>(0);
+        self.copy_place.next = bit_cast::<6, 4>(self.copy_slot.val()) << 2;
+        self.copy_parked.next = false;
+        self.release_slot.next = self.release_place.val().get_bits::<4>(2);
+        self.release_bit.next = bits::<16>(1) << self.release_slot.val();
+        self.release_others.next = bits::<16>(0);
+        for i in 0..4 {
+            self.parked[i].clock.next = self.clock.val();
+            self.parked_any.next = self.parked_any.val() | self.parked[i].q.val();
+            self.parked_at_copy[i].next = self.parked[i].q.val() >> self.copy_slot.val();
+            if self.parked_at_copy[i].val().get_bit(0) {
+                self.copy_parked.next = true;
+                self.copy_place.next = (bit_cast::<6, 4>(self.copy_slot.val()) << 2) | i.to_bits::<6>();
+            }
+            self.release_others.next = self.release_others.val() | self.open[i].q.val();
+            if self.release_place.val().get_bits::<2>(0) != i.to_bits::<2>() {
+                self.release_others.next = self.release_others.val() | self.parked[i].q.val();
+            }
+        }
+        self.parked_at_walk.next = self.parked_any.val() >> self.walk_slot.val();
+        self.parked_at_hit.next = self.parked_any.val() >> self.hit_slot.q.val();
+        self.parked_at_claim.next = self.parked_any.val() >> self.claimed_slot.q.val();
+        self.busy.next = self.busy.val() | self.parked_any.val();
+        if self.parked_at_hit.val().get_bit(0) {
+            self.others_open.next = true;
+        }
         self.claimed_bit.next = bits::<16>(0);
         if self.claimed.q.val() {
             self.claimed_bit.next = bits::<16>(1) << self.claimed_slot.q.val();
@@ -346,7 +415,9 @@ impl Logic for Scoreboard {
                 self.slot_pending.next = true;
             }
         }
-        self.claimed_others.next = false;
+        self.release_left.next =
+            (self.release_others.val() | self.claimed_bit.val()) & self.release_bit.val();
+        self.claimed_others.next = self.parked_at_claim.val().get_bit(0);
         for i in 0..4 {
             self.claimed_open[i].next = self.open[i].q.val() >> self.claimed_slot.q.val();
             if self.claimed_open[i].val().get_bit(0) {
@@ -380,10 +451,11 @@ impl Logic for Scoreboard {
         self.taking.next = self.admit.val() | self.claim.val();
         self.sent.next = self.admit.val() | self.launch.val();
         self.keys.write_address.next = self.admit_slot.val();
-        self.keys.write_data.next = bit_cast::<121, 48>(self.admit_key.val().get_bits::<48>(0))
-            | (bit_cast::<121, 48>(self.admit_key.val().get_bits::<48>(80)) << 48)
-            | (bit_cast::<121, 24>(self.admit_address.val()) << 96)
-            | (bit_cast::<121, 1>(self.admit_short.val().into()) << 120);
+        self.keys.write_data.next = bit_cast::<122, 48>(self.admit_key.val().get_bits::<48>(0))
+            | (bit_cast::<122, 48>(self.admit_key.val().get_bits::<48>(80)) << 48)
+            | (bit_cast::<122, 24>(self.admit_address.val()) << 96)
+            | (bit_cast::<122, 1>(self.admit_short.val().into()) << 120)
+            | (bit_cast::<122, 1>(self.admit_journal.val().into()) << 121);
         self.keys.write_enable.next = self.taking.val() & !self.admit_copy.val();
         if self.claim.val() {
             self.claimed.d.next = true;
@@ -404,7 +476,8 @@ impl Logic for Scoreboard {
         self.answer_keys.clear.next = false;
         self.answer_infos.clear.next = false;
         self.answer_keys.data.next = self.answer_key.val();
-        self.answer_infos.data.next = self.answer_info.val();
+        self.answer_infos.data.next = bit_cast::<50, 49>(self.answer_info.val())
+            | (bit_cast::<50, 1>(self.answer_there.val().into()) << 49);
         self.answer_keys.push.next = self.answer.val();
         self.answer_infos.push.next = self.answer.val();
         self.answers_full.next = self.answer_keys.full.val();
@@ -438,6 +511,7 @@ impl Logic for Scoreboard {
             & (self.slot_key.val().get_bit(120)
                 | (self.slot_key.val().get_bits::<20>(76) == self.key.val().get_bits::<20>(108)))
             & (self.slot_key.val().get_bits::<24>(96) == self.info.val().get_bits::<24>(24));
+        self.key_journal.d.next = self.slot_key.val().get_bit(121);
         self.tag_hits.d.next = self.tag_equal.val();
         self.candidate_number.d.next = self.request.val().get_bits::<64>(0);
         self.candidate.next = self.candidates.q.val() >> self.decided.val();
@@ -460,7 +534,8 @@ impl Logic for Scoreboard {
         self.declare.next = false;
         self.settled_one.next = false;
         self.done.next = false;
-        self.free.next = false;
+        self.free_now.next = false;
+        self.park.next = false;
         self.declared.next = false;
         self.changed_slot.next = self.hit_slot.q.val();
         self.unmatched.next = false;
@@ -492,6 +567,7 @@ impl Logic for Scoreboard {
                 if (self.place.q.val() > 1) & self.key_hit.q.val() & (self.tag_hits.q.val() != 0) {
                     self.hit_slot.d.next = self.decided.val().get_bits::<4>(0);
                     self.candidates.d.next = self.tag_hits.q.val();
+                    self.hit_journal.d.next = self.key_journal.q.val();
                     self.place.d.next = bits::<5>(0);
                     self.state.d.next = ScoreState::Requests;
                 } else if self.place.q.val() == 17 {
@@ -544,7 +620,8 @@ impl Logic for Scoreboard {
                         if !self.recalled.q.val() {
                             self.close.next = true;
                             self.settled_one.next = !self.late.val();
-                            self.free.next = !self.others_open.val();
+                            self.park.next = self.hit_journal.q.val() & self.info.val().get_bit(49);
+                            self.free_now.next = !self.others_open.val() & !self.park.val();
                         }
                     }
                 }
@@ -599,7 +676,8 @@ impl Logic for Scoreboard {
                     & !self.taking.val()
                     & !self.abandon.val()
                 {
-                    self.free.next = true;
+                    // What is parked there keeps the location, until it has left.
+                    self.free_now.next = !self.parked_at_walk.val().get_bit(0);
                     self.changed_slot.next = self.walk_slot.val();
                     self.walk_to.next = self.walk.q.val();
                     self.place.d.next = bits::<5>(0);
@@ -608,9 +686,27 @@ impl Logic for Scoreboard {
             }
         }
         if self.abandon.val() & !self.claimed_others.val() {
-            self.free.next = true;
+            self.free_now.next = true;
             self.changed_slot.next = self.claimed_slot.q.val();
         }
+        // A release waits until nothing else happens.
+        self.release_now.next = self.let_go.val()
+            & !self.free_now.val()
+            & !self.declared.val()
+            & !self.close.val()
+            & !self.taking.val()
+            & !self.abandon.val();
+        self.release_take.next = self.release_now.val();
+        self.free.next = self.free_now.val();
+        if self.release_now.val() {
+            self.changed_slot.next = self.release_slot.val();
+            self.free.next = self.release_left.val() == 0;
+        }
+        self.verdict.next = self.done.val() & self.info.val().get_bit(49);
+        self.verdict_hold.next = self.park.val();
+        self.verdict_number.next = self.hit_number.q.val();
+        self.verdict_place.next =
+            (bit_cast::<6, 4>(self.hit_slot.q.val()) << 2) | bit_cast::<6, 2>(self.hit_request.q.val());
         self.walk.d.next = self.walk_to.val();
         if (self.walk.q.val() == 63) & (self.walk_to.val() == 0) {
             self.walking.d.next = false;
@@ -634,6 +730,14 @@ impl Logic for Scoreboard {
                 self.open_next[i].next = self.open[i].q.val() & !self.change_bit.val();
                 self.doubtful_next[i].next = self.doubtful[i].q.val() & !self.change_bit.val();
             }
+            self.parked_next[i].next = self.parked[i].q.val();
+            if self.park.val() & (self.hit_request.q.val() == i.to_bits::<2>()) {
+                self.parked_next[i].next = self.parked[i].q.val() | self.change_bit.val();
+            }
+            if self.release_now.val() & (self.release_place.val().get_bits::<2>(0) == i.to_bits::<2>()) {
+                self.parked_next[i].next = self.parked[i].q.val() & !self.release_bit.val();
+            }
+            self.parked[i].d.next = self.parked_next[i].val();
             self.open[i].d.next = self.open_next[i].val();
             self.doubtful[i].d.next = self.doubtful_next[i].val();
             if self.sent.val() & (self.admit_request.val() == i.to_bits::<2>()) {
@@ -663,7 +767,7 @@ impl Logic for Scoreboard {
             self.in_flight.next = self.flying.q.val() + 1;
         }
         self.reserved.next = self.awaited.q.val();
-        self.expired.remember_key.next = self.slot_key.val();
+        self.expired.remember_key.next = self.slot_key.val().get_bits::<121>(0);
         self.expired.remember_tag.next = self.expired_tag.val();
         self.expired.remember_slot.next = self.walk_slot.val();
         self.expired.remember_number.next = self.request.val().get_bits::<64>(0);

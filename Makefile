@@ -1,7 +1,7 @@
 # Chronoswitch. `make run` shows what it does; `make test` proves it. Each installs what it needs: system
 # packages by name, Python tools into .tools, crates by cargo.
 
-.PHONY: run test lint rust-test verilog synth bench kill-test journal-exhaustive clean tools system-packages
+.PHONY: run test lint rust-test verilog synth bench kill-test liveness journal-exhaustive clean tools system-packages
 
 # Simulation in a debug build is far too slow to be of use.
 CARGO := cargo
@@ -68,6 +68,10 @@ bench: system-packages
 # The agent killed at 50 random moments of a replay; CI runs fewer.
 kill-test: system-packages
 	CHRONO_KILLS=50 $(CARGO) test $(RELEASE) --package system-tests --test kill -- --nocapture
+
+# Target lost, host gone, rings full, another host: in each technique and acknowledge policy; CI runs one of them.
+liveness: system-packages
+	$(CARGO) test $(RELEASE) --package sim --test liveness -- --nocapture --include-ignored
 
 # The journal's random worlds at length, every write torn at every sector, every byte flipped; CI runs a sample of each.
 journal-exhaustive: system-packages

@@ -9,11 +9,13 @@ use crate::statistics::Wrapping;
 use layout::pcie::{BOUNDARY_BYTES, MSIX_ENTRY_BYTES, MSIX_TABLE_OFFSET};
 use layout::registers::{
     command, control, global, IDENTITY_VALUE, MAP_VERSION_VALUE, MAXIMUM_PORTS, PORT_DRAIN, PORT_LOCKED,
-    VOLUMES, VOLUME_VALID,
+    VOLUMES, VOLUME_BEFORE, VOLUME_BOTH, VOLUME_JOURNAL, VOLUME_VALID,
 };
 use layout::ring::{MAILBOX_STRIDE, MAXIMUM_RING_BYTES, MINIMUM_RING_BYTES};
 use std::time::Duration;
 
+/// Bits of a volume's word that say how it is journaled and acknowledged.
+const VOLUME_MODE: u32 = VOLUME_BEFORE | VOLUME_BOTH | VOLUME_JOURNAL;
 /// How long a reset may take.
 const RESET_LIMIT: Duration = Duration::from_millis(10);
 
@@ -30,6 +32,9 @@ pub struct BringUp {
     pub number_floor: u64,
     /// Shelf and slot of the volumes; their place here is the index that entries carry.
     pub volumes: Vec<(u16, u8)>,
+    /// How each of them is journaled and acknowledged: bits `VOLUME_BEFORE`, `VOLUME_BOTH` and `VOLUME_JOURNAL` of
+    /// `layout::registers`; none set for those that have no place here.
+    pub volume_modes: Vec<u32>,
     /// One for each port of the card.
     pub ports: Vec<PortSettings>,
     /// Time-outs and periods.
@@ -48,6 +53,7 @@ impl BringUp {
             stamp_floor: 0,
             number_floor: 0,
             volumes: Vec::new(),
+            volume_modes: Vec::new(),
             ports: vec![PortSettings::default(); ports],
             timeouts: Timeouts::default(),
             lock_limit: Duration::from_millis(10),
@@ -394,7 +400,8 @@ fn set_card<C: Card>(card: &mut C, settings: &BringUp, found: &Found) -> Result<
     card::NUMBER_FLOOR.write(card, settings.number_floor.max(found.last_number))?;
     card::CONTROL.write(card, control::TIME_ENABLED)?;
     for index in 0..found.geometry.volumes {
-        let word = settings.volumes.get(index).map_or(0, |&(shelf, slot)| volume_word(shelf, slot));
+        let mode = settings.volume_modes.get(index).copied().unwrap_or(0) & VOLUME_MODE;
+        let word = settings.volumes.get(index).map_or(0, |&(shelf, slot)| volume_word(shelf, slot) | mode);
         registers::volume(index).write(card, word)?;
     }
     let timeouts = &settings.timeouts;

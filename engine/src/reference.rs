@@ -12,13 +12,16 @@
 //! only then may a location be written again. A gap tells of late answers that found no room; it is taken
 //! as it stands, but for its place and number.
 //!
-//! Copies may share their original's slot (DESIGN §3, invariant 7) or have slots of their own
-//! (`docs/decisions/0003`). Only after-images are derived here: what a location held before isn't in the
-//! trace.
+//! Copies may share their original's slot (DESIGN §3, invariant 7) or have slots of their own. What a
+//! location held before a write is what the target answered to the card's own read, which stands in the
+//! uplink's log; before a copy it held the write itself. A port's entries are forwarded in their order.
 
 use crate::answer::Answer;
-use crate::entry::{self, Commit, CLOCK_FLAGS};
+use crate::entry::{self, Admitted, Commit, CLOCK_FLAGS};
 use crate::frame::{classify, Decision, PortRules, Write};
+use crate::switch::before_read::{self, Tag};
+use crate::switch::Images;
+use layout::aoe;
 use layout::entry::{flags, EntryHeader, ErrorBound, Gap, GapReason, Kind, Updated, HEADER_BYTES, NO_INDEX};
 use layout::registers::{Counter, SOURCES};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -38,6 +41,8 @@ pub enum Uplink {
 pub struct Trace<'a> {
     /// What each port goes by; the same all the time.
     pub rules: &'a [PortRules],
+    /// By volume: what is journaled of its writes; those that have no place here are after-image.
+    pub images: &'a [Images],
     /// Floor of the numbers as set at bring-up.
     pub number_floor: u64,
     /// Floor of the stamps as set at bring-up.
@@ -101,8 +106,21 @@ struct Forwarded {
     write: Write,
     /// An equal write of the port had no answer on the wire when this one left.
     copy: bool,
+    /// Number of its entry.
+    number: Option<u64>,
+    /// What its location held before, as the card read it.
+    before: Option<Vec<u8>>,
     slot: u8,
     completions: usize,
+}
+
+/// A read of old data that left, and what came back.
+struct OwnRead {
+    tag: Tag,
+    write: Write,
+    data: Option<Vec<u8>>,
+    /// Something that overlaps was forwarded since.
+    stale: bool,
 }
 
 impl Forwarded {
@@ -196,34 +214,56 @@ fn follow_uplink(
 ) -> Result<(Vec<Forwarded>, Answers), Mismatch> {
     let mut writes: Vec<Forwarded> = Vec::new();
     let mut unanswered: Vec<usize> = Vec::new();
-    let entry_ports = entry_ports(trace);
+    let mut entries = entries_by_port(trace);
+    let mut reads: Vec<OwnRead> = Vec::new();
     let expiry = Expiry::new(trace);
     let mut answers = Vec::new();
     for (index, event) in trace.uplink.iter().enumerate() {
+        let wrong = |reason: String| Mismatch::Forwarded { index, reason };
         let bytes = match event {
             Uplink::Forwarded(bytes) => bytes,
             Uplink::Answer(bytes) => {
-                if let Some(answer) = Answer::decode(bytes) {
-                    if let Some(at) = unanswered.iter().position(|&w| writes[w].is_answered_by(&answer)) {
-                        unanswered.remove(at);
+                let Some(answer) = Answer::decode(bytes) else { continue };
+                if let Some(tag) = Tag::decode(answer.tag) {
+                    let asked = reads.iter_mut().find(|read| read.tag == tag && read.data.is_none());
+                    if let Some(read) = asked {
+                        read.data = before_read::data(bytes, &answer, &read.write).map(<[u8]>::to_vec);
                     }
-                    answers.push((index, answer));
+                    continue;
                 }
+                if let Some(at) = unanswered.iter().position(|&w| writes[w].is_answered_by(&answer)) {
+                    unanswered.remove(at);
+                }
+                answers.push((index, answer));
                 continue;
             }
         };
-        let likely = entry_ports.get(writes.len()).copied();
-        let (port, candidate) =
-            take(trace, candidates, bytes, likely).ok_or_else(|| Mismatch::Forwarded {
-                index,
-                reason: "no frame that may pass came in like this, or it left before".into(),
-            })?;
+        if let Some(tag) = own_tag(bytes) {
+            let write = read_for(trace, candidates, bytes, tag)
+                .ok_or_else(|| wrong("a read for no write that is held".into()))?;
+            let open = |&&w: &&usize| {
+                let other: &Forwarded = &writes[w];
+                other.write.overlaps(&write) && !expiry.is_declared(other.number)
+            };
+            if let Some(&w) = unanswered.iter().find(open) {
+                let other = writes[w].uplink;
+                return Err(wrong(format!("reads what uplink frame {other} writes, which has no answer")));
+            }
+            if !reads.iter().any(|read| read.tag == tag) {
+                reads.retain(|read| (read.tag.port, read.tag.slot) != (tag.port, tag.slot));
+                reads.push(OwnRead { tag, write, data: None, stale: false });
+            }
+            continue;
+        }
+        let (port, candidate) = take(trace, candidates, bytes, &entries)
+            .ok_or_else(|| wrong("no frame that may pass came in like this, or it left before".into()))?;
         let Some(write) = candidate.write else { continue };
-        let this = writes.len();
+        let number = entries[port].pop_front().map(|header| header.number.get());
         let open = |w: &&usize| {
-            writes[**w].write.overlaps(&write)
-                && !writes[**w].is_copied_by(port, &write)
-                && !expiry.is_before(**w, this)
+            let other = &writes[**w];
+            other.write.overlaps(&write)
+                && !other.is_copied_by(port, &write)
+                && !expiry.is_before(other.number, number)
         };
         if let Some(&w) = unanswered.iter().find(open) {
             let other = &writes[w];
@@ -231,13 +271,28 @@ fn follow_uplink(
                 "write of {} sectors at LBA {} from port {port} overlaps uplink frame {}, which has no answer",
                 write.sectors, write.lba, other.uplink
             );
-            return Err(Mismatch::Forwarded { index, reason });
+            return Err(wrong(reason));
         }
-        let is_original = |&&w: &&usize| writes[w].is_copied_by(port, &write) && !expiry.is_before(w, this);
+        let is_original = |&&w: &&usize| {
+            writes[w].is_copied_by(port, &write) && !expiry.is_before(writes[w].number, number)
+        };
         let copy = unanswered.iter().any(|w| is_original(&w));
+        let mut before = None;
+        let own = |read: &OwnRead| read.tag.port == port && read.write.equals(&write);
+        if let Some(at) = reads.iter().rposition(own) {
+            let read = reads.remove(at);
+            if read.stale {
+                return Err(wrong("something overlapping was forwarded after its old data were read".into()));
+            }
+            before = read.data;
+        }
+        for read in reads.iter_mut().filter(|read| read.write.overlaps(&write)) {
+            read.stale = true;
+        }
         unanswered.push(writes.len());
         let frame = candidate.frame;
-        writes.push(Forwarded { port, frame, uplink: index, write, copy, slot: 0, completions: 0 });
+        let (slot, completions) = (0, 0);
+        writes.push(Forwarded { port, frame, uplink: index, write, copy, number, before, slot, completions });
     }
     Ok((writes, answers))
 }
@@ -246,7 +301,6 @@ fn follow_uplink(
 struct Expiry {
     entries: BTreeMap<u64, u64>,
     declared: BTreeMap<u64, u64>,
-    floor: u64,
 }
 
 impl Expiry {
@@ -254,51 +308,77 @@ impl Expiry {
         let (mut entries, mut declared) = (BTreeMap::new(), BTreeMap::new());
         for header in trace.records.iter().flatten().filter_map(|record| header_of(record)) {
             let (number, stamp) = (header.number.get(), header.timestamp.get());
-            if header.kind == Kind::After as u8 {
+            if is_entry(&header) {
                 entries.insert(number, stamp);
             } else if header.kind == Kind::Completion as u8 && is_time_out(&header) {
                 declared.insert(number, stamp);
             }
         }
-        Self { entries, declared, floor: trace.number_floor }
+        Self { entries, declared }
     }
 
-    /// Had write `old` been declared unknown when write `new` was admitted? Its quarantine may be over.
-    fn is_before(&self, old: usize, new: usize) -> bool {
-        let number = |write: usize| self.floor + 1 + write as u64;
-        match (self.declared.get(&number(old)), self.entries.get(&number(new))) {
+    /// Had entry `old` been declared unknown when entry `new` was made? Its quarantine may be over.
+    fn is_before(&self, old: Option<u64>, new: Option<u64>) -> bool {
+        match (old.and_then(|n| self.declared.get(&n)), new.and_then(|n| self.entries.get(&n))) {
             (Some(declared), Some(entered)) => declared < entered,
             _ => false,
         }
     }
-}
 
-/// The ports of the entries, by number. Equal frames may have entered at two ports; this tells which of
-/// them was meant, and nothing is taken for granted by it.
-fn entry_ports(trace: &Trace<'_>) -> Vec<usize> {
-    let mut ports = BTreeMap::new();
-    for (port, records) in trace.records.iter().enumerate() {
-        let headers = records.iter().filter_map(|record| header_of(record));
-        let entries = headers.filter(|header| header.kind == Kind::After as u8);
-        ports.extend(entries.map(|header| (header.number.get(), port)));
+    /// Was the entry declared unknown at any time?
+    fn is_declared(&self, number: Option<u64>) -> bool {
+        number.is_some_and(|number| self.declared.contains_key(&number))
     }
-    ports.into_values().collect()
 }
 
-/// Takes the earliest candidate whose frame is `bytes`, of the `likely` port if it has one.
+fn is_entry(header: &EntryHeader) -> bool {
+    matches!(Kind::from_byte(header.kind), Ok(Kind::After | Kind::Before | Kind::Both))
+}
+
+/// The headers of each port's entries.
+fn entries_by_port(trace: &Trace<'_>) -> Vec<VecDeque<EntryHeader>> {
+    let of_port = |records: &Vec<Vec<u8>>| {
+        records.iter().filter_map(|record| header_of(record)).filter(is_entry).collect()
+    };
+    trace.records.iter().map(of_port).collect()
+}
+
+/// The tag of a read that the card itself sent.
+fn own_tag(bytes: &[u8]) -> Option<Tag> {
+    let (header, _) = aoe::Header::ref_from_prefix(bytes).ok()?;
+    (header.ethertype.get() == aoe::ETHERTYPE).then(|| Tag::decode(header.tag.get())).flatten()
+}
+
+/// The write for which the card's read is, and whose read it is in every byte.
+fn read_for(trace: &Trace<'_>, candidates: &[VecDeque<Candidate>], bytes: &[u8], tag: Tag) -> Option<Write> {
+    let asks = |candidate: &&Candidate| {
+        candidate.write.as_ref().is_some_and(|write| {
+            before_read::request(&trace.frames[tag.port][candidate.frame], write, tag) == bytes
+        })
+    };
+    candidates.get(tag.port)?.iter().find(asks)?.write.clone()
+}
+
+/// Takes the earliest candidate whose frame is `bytes`. Equal frames may have come in at two ports: then of
+/// that port whose next entry is for it, and has the lowest number; nothing is taken for granted by it.
 fn take(
     trace: &Trace<'_>,
     candidates: &mut [VecDeque<Candidate>],
     bytes: &[u8],
-    likely: Option<usize>,
+    entries: &[VecDeque<EntryHeader>],
 ) -> Option<(usize, Candidate)> {
-    for port in likely.into_iter().chain(0..candidates.len()) {
-        let waiting = &mut candidates[port];
-        if let Some(at) = waiting.iter().position(|c| trace.frames[port][c.frame] == bytes) {
-            return waiting.remove(at).map(|candidate| (port, candidate));
-        }
-    }
-    None
+    let found = candidates.iter().enumerate().filter_map(|(port, waiting)| {
+        let at = waiting.iter().position(|c| trace.frames[port][c.frame] == bytes)?;
+        let next = entries[port].front().filter(|header| {
+            waiting[at].write.as_ref().is_some_and(|write| {
+                (header.lba(), header.sectors.get(), header.volume.get())
+                    == (write.lba, write.sectors, write.volume)
+            })
+        });
+        Some((next.map_or(u64::MAX, |header| header.number.get()), port, at))
+    });
+    let (_, port, at) = found.min()?;
+    candidates[port].remove(at).map(|candidate| (port, candidate))
 }
 
 /// The card declared the status unknown because no answer came in time: when, is its choice. An answer
@@ -393,7 +473,8 @@ impl<'a> Records<'a> {
                 .map_err(|reason| Mismatch::Record { port, index, kind: kind_name(&header), reason })?;
             result.records[port].push(record);
         }
-        match self.forwarded.get(self.entries) {
+        let last = self.trace.number_floor + self.entries as u64;
+        match self.forwarded.iter().find(|write| write.number.is_none_or(|number| number > last)) {
             None => Ok(()),
             Some(write) => Err(Mismatch::Forwarded {
                 index: write.uplink,
@@ -420,7 +501,7 @@ impl<'a> Records<'a> {
             clock_error: ErrorBound(header.clock_error.get()),
         };
         match Kind::from_byte(header.kind) {
-            Ok(Kind::After) => {
+            Ok(Kind::After | Kind::Before | Kind::Both) => {
                 commit.number += 1;
                 self.admission(port, header, &commit)
             }
@@ -430,7 +511,7 @@ impl<'a> Records<'a> {
                 commit.number += 1;
                 self.gap(port, sequence, &commit)
             }
-            _ => Err("a card in after-image mode doesn't write this".into()),
+            _ => Err("a card doesn't write this".into()),
         }
     }
 
@@ -447,31 +528,42 @@ impl<'a> Records<'a> {
     }
 
     fn admission(&mut self, port: usize, header: &EntryHeader, commit: &Commit) -> Result<Vec<u8>, String> {
-        let this = self.entries;
-        let Some(forwarded) = self.forwarded.get(this) else {
+        let Some(this) = self.forwarded.iter().position(|f| f.number == Some(commit.number)) else {
             return Err("an entry for which no write was forwarded".into());
         };
+        let forwarded = &self.forwarded[this];
         if forwarded.port != port {
             return Err(format!("write {this} on the uplink came from port {}", forwarded.port));
         }
         let duplicate = header.flags.get() & flags::DUPLICATE != 0;
-        self.check_slot(port, header.slot, duplicate)?;
+        self.check_slot(this, port, header.slot, duplicate)?;
         if !duplicate {
-            self.end_quarantines(port, header.slot);
+            self.end_quarantines(this, port, header.slot);
         }
-        self.check_source(port, header.source.get())?;
+        self.check_source(this, port, header.source.get())?;
         self.forwarded[this].slot = header.slot;
         self.slots.entry((port, header.slot)).or_default().push(this);
         self.entries += 1;
-        let Forwarded { frame, write, .. } = &self.forwarded[this];
+        let Forwarded { frame, write, before, .. } = &self.forwarded[this];
         let data = &self.trace.frames[port][*frame][write.payload.clone()];
-        Ok(entry::after(commit, header.slot, header.source.get(), duplicate, write, data))
+        let admitted = Admitted { slot: header.slot, source: header.source.get(), duplicate, write };
+        let images = self.trace.images.get(usize::from(write.volume)).copied().unwrap_or_default();
+        // In the order of the journal the original comes first.
+        let before = if duplicate { Some(data) } else { before.as_deref() };
+        match (images, before) {
+            (Images::After, _) => {
+                Ok(entry::after(commit, admitted.slot, admitted.source, duplicate, write, data))
+            }
+            (Images::Before, Some(before)) => Ok(entry::before(commit, &admitted, before)),
+            (Images::Both, Some(before)) => Ok(entry::both(commit, &admitted, before, data)),
+            (_, None) => Err("the target never gave what the location held before".into()),
+        }
     }
 
     /// A slot holds one write, or also its copies, until all have their completions. A write that left
     /// after the original's answer had come may still be flagged: the card may not have seen it yet.
-    fn check_slot(&self, port: usize, slot: u8, duplicate: bool) -> Result<(), String> {
-        let Forwarded { write, copy, .. } = &self.forwarded[self.entries];
+    fn check_slot(&self, this: usize, port: usize, slot: u8, duplicate: bool) -> Result<(), String> {
+        let Forwarded { write, copy, .. } = &self.forwarded[this];
         let in_slot = self.slots.get(&(port, slot)).map_or(&[][..], Vec::as_slice);
         let equal = |&&entry: &&usize| self.forwarded[entry].is_copied_by(port, write);
         let of_port = self.slots.range((port, 0)..=(port, u8::MAX)).flat_map(|(_, entries)| entries);
@@ -495,9 +587,9 @@ impl<'a> Records<'a> {
     }
 
     /// A write of its own in a slot, or at a location, ends the quarantine of what stood there.
-    fn end_quarantines(&mut self, port: usize, slot: u8) {
-        let Self { slots, expired, forwarded, entries, .. } = self;
-        let write = &forwarded[*entries].write;
+    fn end_quarantines(&mut self, this: usize, port: usize, slot: u8) {
+        let Self { slots, expired, forwarded, .. } = self;
+        let write = &forwarded[this].write;
         for (&(of_port, of_slot), open) in slots.iter_mut() {
             let ends = |&&entry: &&usize| {
                 expired.contains(&entry)
@@ -510,8 +602,8 @@ impl<'a> Records<'a> {
 
     /// That the index which the card gave to the source of the next entry can be. Which source is seen
     /// first depends on which frames found room, so the index is a choice; but it is one for each MAC.
-    fn check_source(&mut self, port: usize, index: u16) -> Result<(), String> {
-        let mac = self.forwarded[self.entries].write.source;
+    fn check_source(&mut self, this: usize, port: usize, index: u16) -> Result<(), String> {
+        let mac = self.forwarded[this].write.source;
         let table = &mut self.sources[port];
         let known = table.iter().position(|&known| known == Some(mac)).map(|known| known as u16);
         if let Some(known) = known {
@@ -533,8 +625,9 @@ impl<'a> Records<'a> {
 
     fn completion(&mut self, port: usize, header: &EntryHeader, commit: &Commit) -> Result<Vec<u8>, String> {
         let number = header.number.get();
-        let index = number.checked_sub(self.trace.number_floor + 1).map(|index| index as usize);
-        let Some(index) = index.filter(|&index| index < self.entries) else {
+        let given = number.saturating_sub(self.trace.number_floor) <= self.entries as u64;
+        let index = self.forwarded.iter().position(|f| f.number == Some(number));
+        let Some(index) = index.filter(|_| given) else {
             return Err(format!("completes number {number}, which was not given"));
         };
         let forwarded = &mut self.forwarded[index];

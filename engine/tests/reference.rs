@@ -30,6 +30,7 @@ impl Run {
         let rules: [PortRules; PORTS] = std::array::from_fn(|_| rules());
         check(&Trace {
             rules: &rules,
+            images: &[],
             number_floor: NUMBER_FLOOR,
             stamp_floor: STAMP_FLOOR,
             frames: &self.frames,
@@ -351,8 +352,15 @@ fn late_answers_are_records_of_their_own() {
 #[test]
 fn a_trace_that_is_none_says_so() {
     let rules = [rules()];
-    let trace =
-        Trace { rules: &rules, number_floor: 0, stamp_floor: 0, frames: &[], uplink: &[], records: &[] };
+    let trace = Trace {
+        rules: &rules,
+        images: &[],
+        number_floor: 0,
+        stamp_floor: 0,
+        frames: &[],
+        uplink: &[],
+        records: &[],
+    };
     assert!(matches!(expected(&trace), Err(Mismatch::Trace(_))));
     let (frames, records) = ([vec![]], [vec![vec![1, 2, 3]]]);
     let trace = Trace { frames: &frames, records: &records, ..trace };

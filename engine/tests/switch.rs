@@ -133,6 +133,7 @@ fn check_reference(world: &World) {
     let rules: [PortRules; PORTS] = std::array::from_fn(|_| rules.clone());
     let trace = Trace {
         rules: &rules,
+        images: &[],
         number_floor: 1000,
         stamp_floor: EPOCH - 5,
         frames: &world.frames,

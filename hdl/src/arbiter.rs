@@ -17,6 +17,8 @@ logic_block! {
         pub pass_request: [Signal<In, bool>; P],
         /// A record that needs a stamp only.
         pub stamp_request: [Signal<In, bool>; P],
+        /// With `stamp_request`: it is an entry, and gets a number.
+        pub stamp_entry: [Signal<In, bool>; P],
         /// The port's leaf time, ns.
         pub leaf_time: [Signal<In, Bits<64>>; P],
         /// The last word of the frame that has the uplink was taken (strobe).
@@ -69,6 +71,7 @@ logic_block! {
         last_plus: Signal<Local, Bits<64>>,
         number_plus: Signal<Local, Bits<64>>,
         still: Signal<Local, bool>,
+        numbered: Signal<Local, bool>,
     }
 }
 
@@ -77,9 +80,9 @@ block_default! {
         clock, frame_done, stamp, logical, number, owner, busy, stamp_floor, stamp_floor_set, number_floor,
         number_floor_set, last_stamp, last_number, phase, chosen_class, chosen, candidate, next_is_logical, last,
         last_given, taken, holder, pass_last, found, pick, pick_class, pick_time, last_plus, number_plus,
-        still,
+        still, numbered,
     }
-    arrays { write_request, pass_request, stamp_request, leaf_time, write_grant, pass_grant, stamp_grant }
+    arrays { write_request, pass_request, stamp_request, stamp_entry, leaf_time, write_grant, pass_grant, stamp_grant }
 }
 
 impl<const P: usize> Logic for Arbiter<P> {
@@ -162,6 +165,7 @@ impl<const P: usize> Logic for Arbiter<P> {
         }
 
         self.still.next = false;
+        self.numbered.next = self.chosen_class.q.val() == 1;
         for i in 0..P {
             self.write_grant[i].next = false;
             self.pass_grant[i].next = false;
@@ -188,6 +192,7 @@ impl<const P: usize> Logic for Arbiter<P> {
                     if self.chosen_class.q.val() == 0 {
                         self.stamp_grant[i].next = self.stamp_request[i].val();
                         self.still.next = self.stamp_request[i].val();
+                        self.numbered.next = self.stamp_entry[i].val();
                     }
                     if self.chosen_class.q.val() == 1 {
                         self.write_grant[i].next = self.write_request[i].val();
@@ -203,7 +208,7 @@ impl<const P: usize> Logic for Arbiter<P> {
                 if self.chosen_class.q.val() != 2 {
                     self.last.d.next = self.candidate.q.val();
                 }
-                if self.chosen_class.q.val() == 1 {
+                if self.numbered.val() {
                     self.last_given.d.next = self.number_plus.val();
                 }
                 if self.chosen_class.q.val() != 0 {
@@ -235,7 +240,7 @@ impl<const P: usize> Logic for Arbiter<P> {
         self.stamp.next = self.candidate.q.val();
         self.logical.next = self.next_is_logical.q.val();
         self.number.next = self.last_given.q.val();
-        if self.chosen_class.q.val() == 1 {
+        if self.numbered.val() {
             self.number.next = self.number_plus.val();
         }
         self.owner.next = self.holder.q.val();

@@ -113,12 +113,12 @@ logic_block! {
         macs: MacTable<P>,
         host: Host<P, A, H>,
         ticker: Ticker,
-        ticks: Dff<Bits<24>>,
+        ticks: Dff<Bits<32>>,
         set_toggle: Dff<bool>,
         set_time: Dff<Bits<64>>,
         now_sampled: Dff<Bits<64>>,
         uplink_dropped: Dff<Bits<32>>,
-        ticks_next: Signal<Local, Bits<24>>,
+        ticks_next: Signal<Local, Bits<32>>,
         dropped_next: Signal<Local, Bits<32>>,
         rate: Fixed<40, { crate::time_base::TIME_INCREMENT }>,
     }
@@ -248,6 +248,11 @@ impl<const P: usize, const A: usize, const H: usize, const B: usize> Logic for C
             self.port_drops[i].next = self.ports[i].drops.val();
             self.ports[i].ticks.next = self.ticks.q.val();
             self.ports[i].hold.next = self.host.hold.val();
+            self.ports[i].unknown.next = self.host.unknown.val();
+            self.ports[i].retry.next = self.host.retry.val();
+            self.ports[i].durable.next = self.host.durable_number[i].val();
+            self.ports[i].cancel.next = self.host.function_reset.val();
+            self.ports[i].quarantine.next = self.host.quarantine.val();
             self.ports[i].writes_open.next = self.host.writes_open.val();
             self.ports[i].allowed.next = self.host.port_volumes[i].val();
             self.ports[i].volume_write.next = self.host.volume_write.val();
@@ -258,14 +263,19 @@ impl<const P: usize, const A: usize, const H: usize, const B: usize> Logic for C
             self.interlock.head[i].next = self.ports[i].head.val();
             self.ports[i].clear.next = self.interlock.clear[i].val();
             self.ports[i].copy.next = self.interlock.copy[i].val();
-            self.interlock.admit[i].next = self.arbiter.write_grant[i].val();
+            self.ports[i].copy_slot.next = self.interlock.copy_slot[i].val();
+            self.ports[i].barred.next = self.interlock.barred[i].val();
+            self.interlock.head_dropped[i].next = self.ports[i].head_dropped.val();
+            self.interlock.admit[i].next = self.ports[i].admit.val();
             self.interlock.admit_slot[i].next = self.ports[i].slot.val();
             self.interlock.free[i].next = self.ports[i].free.val();
-            self.interlock.free_slot[i].next = self.ports[i].free_slot.val();
+            self.interlock.quarantine[i].next = self.ports[i].declared.val();
+            self.interlock.changed_slot[i].next = self.ports[i].changed_slot.val();
 
             self.arbiter.write_request[i].next = self.ports[i].write_request.val();
             self.arbiter.pass_request[i].next = self.ports[i].pass_request.val();
             self.arbiter.stamp_request[i].next = self.ports[i].stamp_request.val();
+            self.arbiter.stamp_entry[i].next = self.ports[i].stamp_entry.val();
             self.arbiter.leaf_time[i].next = self.clocks[i].sampled_time.val();
             self.ports[i].write_grant.next = self.arbiter.write_grant[i].val();
             self.ports[i].pass_grant.next = self.arbiter.pass_grant[i].val();
@@ -284,6 +294,8 @@ impl<const P: usize, const A: usize, const H: usize, const B: usize> Logic for C
             self.ports[i].answer.next = self.return_path.answer[i].val();
             self.ports[i].answer_key.next = self.return_path.answer_key.val();
             self.ports[i].answer_info.next = self.return_path.answer_info.val();
+            self.ports[i].own.next = self.return_path.own[i].val();
+            self.return_path.own_take[i].next = self.ports[i].own_take.val();
             self.return_path.answers_full[i].next = self.ports[i].answers_full.val();
             self.macs.learn[i].next = self.ports[i].learn.val();
             self.macs.learn_mac[i].next = self.ports[i].learn_mac.val();

@@ -15,8 +15,13 @@ const AOE_RAW: u64 = aoe::ETHERTYPE.swap_bytes() as u64;
 const VLAN_RAW: u64 = aoe::ETHERTYPE_VLAN.swap_bytes() as u64;
 /// The same of a provider tag.
 const PROVIDER_RAW: u64 = aoe::ETHERTYPE_PROVIDER_VLAN.swap_bytes() as u64;
-/// Bit 31 of the volume table's words.
-const VOLUME_VALID: u64 = layout::registers::VOLUME_VALID as u64;
+
+const _: () = {
+    // The kernel takes a volume's mode from bits 26:24 of its word in the table, and bit 31 for valid.
+    assert!(layout::registers::VOLUME_VALID == 1 << 31);
+    assert!(layout::registers::VOLUME_BEFORE == 1 << 24 && layout::registers::VOLUME_BOTH == 1 << 25);
+    assert!(layout::registers::VOLUME_JOURNAL == 1 << 26);
+};
 
 /// Where a described write's fields lie in [`Ingress::write_key`].
 pub mod write_key {
@@ -44,8 +49,10 @@ pub mod write_info {
     pub const ADDRESS: usize = 46;
     /// Tick of arrival, 24 bits.
     pub const ARRIVAL: usize = 70;
+    /// The volume's mode, 3 bits: before-images, after-images too, acknowledge policy `journal`.
+    pub const MODE: usize = 94;
     /// Bits in all.
-    pub const BITS: usize = 94;
+    pub const BITS: usize = 97;
 }
 
 logic_block! {
@@ -99,7 +106,15 @@ logic_block! {
         /// Description of the write: [`write_key`].
         pub write_key: Signal<Out, Bits<128>>,
         /// Description of the write: [`write_info`].
-        pub write_info: Signal<Out, Bits<94>>,
+        pub write_info: Signal<Out, Bits<97>>,
+        /// A write is held, and a copy of it gives it its tag.
+        pub held: Signal<In, bool>,
+        /// It: [`write_key`].
+        pub held_key: Signal<In, Bits<128>>,
+        /// It: [`write_info`].
+        pub held_info: Signal<In, Bits<97>>,
+        /// A copy of it came and was dropped; its tag is in `write_key` (strobe).
+        pub copied: Signal<Out, bool>,
         /// A frame was dropped.
         pub dropped: Signal<Out, bool>,
         /// Why: a `layout::registers::Counter`.
@@ -129,6 +144,7 @@ logic_block! {
         scan: Dff<Bits<5>>,
         // Index found, and above it whether.
         volume_hit: Dff<Bits<5>>,
+        volume_mode: Dff<Bits<3>>,
         source_hit: Dff<Bits<4>>,
         source_count: Dff<Bits<4>>,
         learning: Dff<bool>,
@@ -139,7 +155,7 @@ logic_block! {
         rx_end: Signal<Local, Bits<3>>,
         scan_before: Signal<Local, Bits<5>>,
         scan_next: Signal<Local, Bits<5>>,
-        volume_wanted: Signal<Local, Bits<32>>,
+        volume_wanted: Signal<Local, Bits<24>>,
         source_wanted: Signal<Local, Bits<49>>,
         allowed_here: Signal<Local, Bits<16>>,
         mac: Signal<Local, Bits<48>>,
@@ -156,6 +172,7 @@ logic_block! {
         lba: Signal<Local, Bits<48>>,
         is_write: Signal<Local, bool>,
         is_short: Signal<Local, bool>,
+        held_equal: Signal<Local, bool>,
         drop: Signal<Local, bool>,
         write: Signal<Local, bool>,
         why: Signal<Local, Bits<5>>,
@@ -166,7 +183,6 @@ logic_block! {
         aoe_raw: Fixed<16, AOE_RAW>,
         vlan_raw: Fixed<16, VLAN_RAW>,
         provider_raw: Fixed<16, PROVIDER_RAW>,
-        volume_valid: Fixed<32, VOLUME_VALID>,
         source_valid: Fixed<49, { 1 << 48 }>,
         all_ones: Fixed<32, 0xFFFF_FFFF>,
         ata_identify: Fixed<8, { aoe::ATA_IDENTIFY as u64 }>,
@@ -190,6 +206,7 @@ logic_block! {
         dropped_short: Fixed<5, { Counter::DroppedShort as u64 }>,
         dropped_volume: Fixed<5, { Counter::DroppedVolume as u64 }>,
         dropped_response: Fixed<5, { Counter::DroppedResponse as u64 }>,
+        dropped_copy: Fixed<5, { Counter::DroppedCopy as u64 }>,
         dropped_closed: Fixed<5, { Counter::DroppedClosed as u64 }>,
     }
 }
@@ -218,6 +235,7 @@ impl Logic for Ingress {
             stage_valid,
             scan,
             volume_hit,
+            volume_mode,
             source_hit,
             source_count,
             learning,
@@ -300,20 +318,21 @@ impl Logic for Ingress {
         self.scan_next.next = self.scan.q.val() + 1;
         self.volumes.read_address.next = self.scan.q.val().get_bits::<4>(0);
         self.sources.read_address.next = self.scan.q.val().get_bits::<3>(0);
-        self.volume_wanted.next = self.volume_valid.val()
-            | (bit_cast::<32, 8>(self.word2.q.val().get_bits::<8>(16)) << 16)
-            | (bit_cast::<32, 8>(self.word2.q.val().get_bits::<8>(0)) << 8)
-            | bit_cast::<32, 8>(self.word2.q.val().get_bits::<8>(8));
+        self.volume_wanted.next = (bit_cast::<24, 8>(self.word2.q.val().get_bits::<8>(16)) << 16)
+            | (bit_cast::<24, 8>(self.word2.q.val().get_bits::<8>(0)) << 8)
+            | bit_cast::<24, 8>(self.word2.q.val().get_bits::<8>(8));
         self.source_wanted.next = bit_cast::<49, 48>(self.mac.val()) | self.source_valid.val();
         self.allowed_here.next = self.allowed.val() >> self.scan_before.val();
         if self.scan.q.val() != 17 {
             self.scan.d.next = self.scan_next.val();
             if self.scan.q.val() != 0 {
                 if (!self.volume_hit.q.val().get_bit(4))
-                    & (self.volumes.read_data.val() == self.volume_wanted.val())
+                    & (self.volumes.read_data.val().get_bits::<24>(0) == self.volume_wanted.val())
+                    & self.volumes.read_data.val().get_bit(31)
                     & self.allowed_here.val().get_bit(0)
                 {
                     self.volume_hit.d.next = self.scan_before.val() | bits::<5>(0x10);
+                    self.volume_mode.d.next = self.volumes.read_data.val().get_bits::<3>(24);
                 }
                 if (self.scan.q.val() <= 8) & (self.sources.read_data.val() == self.source_wanted.val()) {
                     self.source_hit.d.next =
@@ -353,6 +372,13 @@ impl Logic for Ingress {
         if self.is_short.val() {
             self.lba.next = bit_cast::<48, 28>(self.word3.q.val().get_bits::<28>(32));
         }
+        // A copy has the source, volume, location, length and CRC of the write that is held; not its tag.
+        self.held_equal.next = self.held.val()
+            & (self.held_key.val().get_bits::<48>(0) == self.mac.val())
+            & (self.held_key.val().get_bits::<48>(80) == self.lba.val())
+            & (self.held_info.val().get_bits::<32>(0) == (self.crc.q.val() ^ self.all_ones.val()))
+            & (self.held_info.val().get_bits::<5>(32) == self.word3.q.val().get_bits::<5>(16))
+            & (self.held_info.val().get_bits::<4>(37) == self.volume_hit.q.val().get_bits::<4>(0));
         self.drop.next = false;
         self.write.next = false;
         self.why.next = self.dropped_bad.val();
@@ -410,6 +436,8 @@ impl Logic for Ingress {
                     self.why.next = self.dropped_volume.val();
                 } else if !self.writes_open.val() {
                     self.why.next = self.dropped_closed.val();
+                } else if self.held_equal.val() {
+                    self.why.next = self.dropped_copy.val();
                 } else {
                     self.drop.next = false;
                     self.write.next = true;
@@ -427,6 +455,7 @@ impl Logic for Ingress {
         self.commit_pass.next = false;
         self.commit_write.next = false;
         self.dropped.next = false;
+        self.copied.next = false;
         self.reason.next = self.why.val();
         self.sources.write_address.next = self.source_count.q.val().get_bits::<3>(0);
         self.sources.write_data.next = self.source_wanted.val();
@@ -442,6 +471,7 @@ impl Logic for Ingress {
             self.commit_pass.next = (!self.drop.val()) & (!self.write.val());
             self.commit_write.next = self.write.val() & (!self.write_lost.val());
             self.dropped.next = self.drop.val();
+            self.copied.next = self.drop.val() & (self.why.val() == self.dropped_copy.val());
             if (self.write.val() & self.write_lost.val())
                 | ((!self.drop.val()) & (!self.write.val()) & self.pass_lost.val())
             {
@@ -468,13 +498,14 @@ impl Logic for Ingress {
         self.write_key.next = bit_cast::<128, 48>(self.mac.val())
             | (bit_cast::<128, 32>(self.word2.q.val().get_bits::<32>(32)) << 48)
             | (bit_cast::<128, 48>(self.lba.val()) << 80);
-        self.write_info.next = bit_cast::<94, 32>(self.crc.q.val() ^ self.all_ones.val())
-            | (bit_cast::<94, 5>(self.word3.q.val().get_bits::<5>(16)) << 32)
-            | (bit_cast::<94, 4>(self.volume_hit.q.val().get_bits::<4>(0)) << 37)
-            | (bit_cast::<94, 4>(self.source.val()) << 41)
-            | (bit_cast::<94, 1>(self.is_short.val().into()) << 45)
-            | (bit_cast::<94, 24>(self.word2.q.val().get_bits::<24>(0)) << 46)
-            | (bit_cast::<94, 24>(self.ticks.val()) << 70);
+        self.write_info.next = bit_cast::<97, 32>(self.crc.q.val() ^ self.all_ones.val())
+            | (bit_cast::<97, 5>(self.word3.q.val().get_bits::<5>(16)) << 32)
+            | (bit_cast::<97, 4>(self.volume_hit.q.val().get_bits::<4>(0)) << 37)
+            | (bit_cast::<97, 4>(self.source.val()) << 41)
+            | (bit_cast::<97, 1>(self.is_short.val().into()) << 45)
+            | (bit_cast::<97, 24>(self.word2.q.val().get_bits::<24>(0)) << 46)
+            | (bit_cast::<97, 24>(self.ticks.val()) << 70)
+            | (bit_cast::<97, 3>(self.volume_mode.q.val()) << 94);
 
         // The tables: volumes as the host writes them; sources once more for the host to read.
         self.volumes.write_address.next = self.volume_write_index.val();

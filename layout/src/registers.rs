@@ -88,12 +88,12 @@ pub mod global {
             LAST_STAMP @ 0x040, 64, Ro, 0, "The last stamp given, ns.";
             LAST_NUMBER @ 0x048, 64, Ro, 0, "The last number given to an entry.";
             HOLD @ 0x050, 32, Rw, ticks(40_000) as u64, "Ticks a write may wait for admission before it is dropped unforwarded. Below the shortest resend of the initiators (Linux: 84 ms seen), or an old copy could overtake newer data.";
-            RETRY @ 0x054, 32, Rw, ticks(10_000) as u64, "Ticks before a before-image read is sent again. Kept and read back; nothing acts on it yet.";
-            UNKNOWN @ 0x058, 32, Rw, ticks(1_000_000) as u64, "Ticks without an answer after which a write's status is declared unknown. Kept and read back; nothing acts on it yet.";
-            QUARANTINE @ 0x05C, 32, Rw, ticks(10_000_000) as u64, "Ticks from the last copy forwarded until the interlock of an unanswered write ends. Kept and read back; nothing acts on it yet.";
+            RETRY @ 0x054, 32, Rw, ticks(10_000) as u64, "Ticks before a before-image read is sent again; after the fourth the write is dropped unforwarded and counted. Beyond a disk's usual answer, well below HOLD times four.";
+            UNKNOWN @ 0x058, 32, Rw, ticks(1_000_000) as u64, "Ticks without an answer after which a write's status is declared unknown; from then on writes that overlap it are dropped. Beyond what a target that lives takes. Not above QUARANTINE: then that counts.";
+            QUARANTINE @ 0x05C, 32, Rw, ticks(10_000_000) as u64, "Ticks from the last copy forwarded until the interlock of an unanswered write ends. Beyond the time for which the network or the target may still keep a frame. Every tick each request is looked at once, between answers.";
             FLUSH_PERIOD @ 0x060, 32, Rw, ticks(1_000) as u64, "Ticks between periodic drains with watermarks; 0: never.";
             INTERRUPT_PERIOD @ 0x064, 32, Rw, ticks(50) as u64, "Least ticks between two interrupts of one vector.";
-            VOLUME_TABLE @ 0x100, 32, Rw, 0, "16 words, one a volume: bits 15:0 shelf, 23:16 slot, 31 valid.";
+            VOLUME_TABLE @ 0x100, 32, Rw, 0, "16 words, one a volume: bits 15:0 shelf, 23:16 slot, 24 the data before are journaled instead of those after, 25 with bit 24 both are, 26 acknowledge policy `journal` (answers, and writes with before-images, wait for DURABLE; otherwise policy `port`), 31 valid. A port holds one write at a time for its before-image; its frames must fit the port's ring with both images.";
         }
     }
 }
@@ -116,6 +116,12 @@ pub mod command {
 
 /// Bit of a [`global::VOLUME_TABLE`] word: the entry is valid.
 pub const VOLUME_VALID: u32 = 1 << 31;
+/// Bit of a [`global::VOLUME_TABLE`] word: what was there before is journaled.
+pub const VOLUME_BEFORE: u32 = 1 << 24;
+/// With [`VOLUME_BEFORE`]: what is written is journaled too, in one entry with it.
+pub const VOLUME_BOTH: u32 = 1 << 25;
+/// Bit of a [`global::VOLUME_TABLE`] word: acknowledge policy `journal`.
+pub const VOLUME_JOURNAL: u32 = 1 << 26;
 
 /// Registers of one port, at [`PORT_BASE`] + port · [`PORT_STRIDE`].
 pub mod port {
@@ -133,7 +139,7 @@ pub mod port {
             MAILBOX_ADDRESS @ 0x020, 64, Rw, 0, "Mailbox: bus address, aligned to 64 bytes.";
             CONSUMED @ 0x028, 64, Rw, 0, "Bytes of the host ring that the host has taken. The card never writes beyond consumed + size.";
             PRODUCED @ 0x030, 64, Ro, 0, "Bytes that the card has written into the host ring.";
-            DURABLE @ 0x038, 64, Rw, 0, "The host reports: everything up to this number is durable in the primary journal. Nothing acts on it until there are held answers.";
+            DURABLE @ 0x038, 64, Rw, 0, "The host reports: everything up to this number is durable in the primary journal. Answers and writes of volumes with policy `journal` go on when their number is reached; a function reset drops those that wait, and cancels the entries of such writes.";
             LEAF_TIME @ 0x040, 64, Ro, 0, "Leaf clock now, ns.";
             LEAF_PHASE @ 0x048, 32, Ro, 0, "Leaf clock: filtered phase error in 2^-16 ns, signed.";
             RING_LEVEL @ 0x04C, 32, Ro, 0, "64-byte lines in the port's ring.";

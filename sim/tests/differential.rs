@@ -1,19 +1,23 @@
 //! The simulated card against the reference model (`engine::reference`): random frames, good and bad, at
 //! all ports; every record of every ring and every frame at the uplink must be what the model says, bit
-//! for bit, given the card's own choices of order, stamp and slot.
+//! for bit, given the card's own choices of order, stamp and slot. The same with a target that loses
+//! requests and answers, and answers late, too late, or after the quarantine.
 //!
 //! `CHRONO_SEED=n` runs one seed; `CHRONO_SEEDS=n` runs that many.
 
+use driver::Card;
 use driver::{BringUp, Driver};
 use engine::frame::{PortRules, VolumeTable};
 use engine::reference::{check, Trace, Uplink};
+use engine::switch::Images;
 use layout::aoe::{self, Ata};
-use layout::entry::Kind;
-use layout::registers::Counter;
+use layout::entry::{flags, Kind, Updated};
+use layout::registers::{self, Counter};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use sim::target::{request, Image, Target, TargetVolume, VbladeModel};
 use sim::{CardOptions, SimulatedCard, UplinkFrame, PORTS};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use zerocopy::IntoBytes;
@@ -21,18 +25,70 @@ use zerocopy::IntoBytes;
 const VOLUMES: [(u16, u8); 3] = [(1, 0), (1, 1), (7, 3)];
 const SECTORS: u64 = 96;
 const FRAMES_PER_PORT: usize = 60;
+/// Cycles after which a lossy target may still answer: beyond the quarantine.
+const LATEST: u64 = 14_000;
+
+/// What came up in a run: completions with an unknown status for want of an answer, late ones, gaps, copies,
+/// writes dropped at a location in quarantine.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    silent: u64,
+    late: u64,
+    gaps: u64,
+    copies: u64,
+    quarantined: u64,
+    before: u64,
+    both: u64,
+    unread: u64,
+    dropped_copies: u64,
+}
+
+impl Seen {
+    fn add(&mut self, other: &Self) {
+        self.silent += other.silent;
+        self.late += other.late;
+        self.gaps += other.gaps;
+        self.copies += other.copies;
+        self.quarantined += other.quarantined;
+        self.before += other.before;
+        self.both += other.both;
+        self.unread += other.unread;
+        self.dropped_copies += other.dropped_copies;
+    }
+}
+
+/// What a run is like.
+#[derive(Clone, Copy, Debug, Default)]
+struct World {
+    /// Requests and answers are lost, and answers come late.
+    lossy: bool,
+    /// Volumes have before-images, or both, and any acknowledge policy.
+    before: bool,
+    /// The Verilated card goes along.
+    co_check: bool,
+}
 
 /// Answers as the model does, after a random while, so that answers overtake each other.
 struct Shuffling {
     model: VbladeModel,
     random: ChaCha8Rng,
+    lossy: bool,
+    slowest: u64,
 }
 
 impl Target for Shuffling {
     fn frame(&mut self, frame: &[u8], cycle: u64, answers: &mut Vec<(u64, Vec<u8>)>) {
         self.model.frame(frame, cycle, answers);
         for (delay, _) in answers.iter_mut() {
-            *delay = self.random.random_range(50..4000);
+            *delay = self.random.random_range(50..self.slowest);
+        }
+        if self.lossy {
+            answers.retain(|_| self.random.random_bool(0.9));
+            for (delay, _) in answers.iter_mut() {
+                if self.random.random_bool(0.2) {
+                    *delay = self.random.random_range(2000..LATEST);
+                }
+            }
         }
     }
 }
@@ -110,7 +166,8 @@ fn random_frame(random: &mut ChaCha8Rng, port: usize, tag: u32, before: &[Vec<u8
     }
 }
 
-fn run(seed: u64, co_check: bool) {
+fn run(seed: u64, world: World) -> Seen {
+    let World { lossy, before, co_check } = world;
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let volumes = VOLUMES[..2]
         .iter()
@@ -118,7 +175,10 @@ fn run(seed: u64, co_check: bool) {
             TargetVolume::new(shelf, slot, SECTORS, Image::Memory(vec![0; SECTORS as usize * 512]))
         })
         .collect();
-    let target = Shuffling { model: VbladeModel::new(volumes), random: ChaCha8Rng::seed_from_u64(!seed) };
+    // A port holds one write at a time for its before-image: with slow answers a run would take long.
+    let slowest = if before { 1200 } else { 4000 };
+    let random_answers = ChaCha8Rng::seed_from_u64(!seed);
+    let target = Shuffling { model: VbladeModel::new(volumes), random: random_answers, lossy, slowest };
     let options = CardOptions {
         cycles_per_word: random.random_range(1..=2),
         co_check: co_check.then(verilated),
@@ -134,12 +194,37 @@ fn run(seed: u64, co_check: bool) {
     }
     // Short, so that the end of a run is soon seen.
     settings.timeouts.flush_period = layout::registers::ticks(40);
+    if lossy {
+        settings.timeouts.hold = layout::registers::ticks(25);
+        settings.timeouts.unknown = layout::registers::ticks(28);
+        settings.timeouts.quarantine = layout::registers::ticks(70);
+    }
+    if before {
+        settings.timeouts.retry = registers::ticks(30);
+        if lossy {
+            settings.timeouts.hold = registers::ticks(150);
+        }
+    }
     settings.number_floor = random.random_range(0..1 << 40);
+    let mut images = vec![Images::After; 2];
+    if before {
+        for (volume, images) in images.iter_mut().enumerate() {
+            let (word, chosen) = [
+                (0, Images::After),
+                (registers::VOLUME_BEFORE, Images::Before),
+                (registers::VOLUME_BEFORE | registers::VOLUME_BOTH, Images::Both),
+            ][if volume == 0 { random.random_range(1..3) } else { random.random_range(0..3) }];
+            let wait = random.random_bool(0.7);
+            let policy = if wait { registers::VOLUME_JOURNAL } else { 0 };
+            settings.volume_modes.push(word | policy);
+            *images = chosen;
+        }
+    }
     let mut driver = Driver::bring_up(card, &settings).unwrap();
 
     let mut frames: Vec<Vec<Vec<u8>>> = vec![Vec::new(); PORTS];
     let mut tag = 0u32;
-    for _ in 0..FRAMES_PER_PORT {
+    for _ in 0..if before { FRAMES_PER_PORT / 2 } else { FRAMES_PER_PORT } {
         for (port, sent) in frames.iter_mut().enumerate() {
             tag += 1;
             let frame = random_frame(&mut random, port, tag, sent);
@@ -149,7 +234,12 @@ fn run(seed: u64, co_check: bool) {
     }
 
     let mut records: Vec<Vec<Vec<u8>>> = vec![Vec::new(); PORTS];
-    let (mut entries, mut completions, mut quiet) = (0, 0, 0);
+    let (mut entries, mut quiet) = (0, 0);
+    let mut settled = BTreeSet::new();
+    // What the host has, and up to where it has everything.
+    let (mut received, mut durable) = (BTreeSet::new(), settings.number_floor);
+    let mut seen = Seen::default();
+    let mut statuses = vec![[0u64; 5]; PORTS];
     // Two flush periods without anything new, all sent and all answered: that's the end.
     while quiet < 3 {
         driver.wait(Duration::from_micros(60)).unwrap();
@@ -160,8 +250,24 @@ fn run(seed: u64, co_check: bool) {
             let count = batch.len();
             for record in batch.records() {
                 assert!(!record.made_by_driver, "seed {seed}: port {port} lost records");
-                entries += usize::from(record.kind == Kind::After);
-                completions += usize::from(record.kind == Kind::Completion);
+                if matches!(record.kind, Kind::After | Kind::Before | Kind::Both) {
+                    entries += 1;
+                    received.insert(record.header.number.get());
+                    seen.before += u64::from(record.kind == Kind::Before);
+                    seen.both += u64::from(record.kind == Kind::Both);
+                }
+                let flags = record.header.flags.get();
+                seen.copies += u64::from(flags & flags::DUPLICATE != 0);
+                seen.gaps += u64::from(record.kind == Kind::Gap);
+                if record.kind == Kind::Completion {
+                    settled.insert(record.header.number.get());
+                    if flags & flags::LATE == 0 {
+                        statuses[port][usize::from(record.header.status >> 4)] += 1;
+                    }
+                    seen.late += u64::from(flags & flags::LATE != 0);
+                    let silent = record.header.updated() == Ok(Updated::Unknown);
+                    seen.silent += u64::from(silent && record.header.answer_status == 0);
+                }
                 let mut bytes = [record.header.as_bytes(), record.payload].concat();
                 bytes.resize(record.header.record_bytes(), 0);
                 records.push(bytes);
@@ -169,12 +275,24 @@ fn run(seed: u64, co_check: bool) {
             }
             driver.consume(port, count).unwrap();
         }
-        if (0..PORTS).any(|port| driver.card().queued(port) > 0) || entries != completions {
+        while received.remove(&(durable + 1)) {
+            durable += 1;
+        }
+        driver.durable(durable).unwrap();
+        let flying = |driver: &mut Driver<SimulatedCard>, port: usize| {
+            let offset = registers::PORT_BASE + port as u32 * registers::PORT_STRIDE;
+            driver.card_mut().read(offset + registers::port::STATUS).unwrap() >> 16 & 0xFF
+        };
+        if quiet == 3 && before && (0..PORTS).any(|port| flying(&mut driver, port) > 0) {
+            quiet = 0;
+        }
+        if (0..PORTS).any(|port| driver.card().queued(port) > 0) || entries != settled.len() {
             quiet = 0;
         }
         assert!(
             driver.card().cycles() < 6_000_000,
-            "seed {seed}: {entries} entries, {completions} completions, and no end"
+            "seed {seed}: {entries} entries, {} with a status, and no end",
+            settled.len()
         );
     }
 
@@ -194,6 +312,7 @@ fn run(seed: u64, co_check: bool) {
         .collect();
     let trace = Trace {
         rules: &rules,
+        images: &images,
         number_floor: settings.number_floor,
         stamp_floor: settings.stamp_floor,
         frames: &frames,
@@ -204,7 +323,17 @@ fn run(seed: u64, co_check: bool) {
     for port in 0..PORTS {
         let counters = driver.counters(port).unwrap();
         // A frame that found no room was counted as that, whatever it was.
-        let lost = counters.get(Counter::DroppedBuffer) + counters.get(Counter::DroppedHold);
+        let lost = counters.get(Counter::DroppedBuffer)
+            + counters.get(Counter::DroppedHold)
+            + counters.get(Counter::DroppedQuarantine)
+            + counters.get(Counter::DroppedRead)
+            + counters.get(Counter::DroppedCopy);
+        seen.unread += counters.get(Counter::DroppedRead);
+        seen.dropped_copies += counters.get(Counter::DroppedCopy);
+        seen.quarantined += counters.get(Counter::DroppedQuarantine);
+        let [_, updated, refused, _, unknown] = statuses[port];
+        let counted = [Counter::Updated, Counter::Refused, Counter::Unknown].map(|c| counters.get(c));
+        assert_eq!(counted, [updated, refused, unknown], "seed {seed}: port {port}, statuses");
         let unforwarded = (expected.unadmitted[port] + expected.unpassed[port]) as u64;
         assert_eq!(lost, unforwarded, "seed {seed}: port {port}, frames without room");
         for (&counter, &count) in &expected.counters[port] {
@@ -213,22 +342,52 @@ fn run(seed: u64, co_check: bool) {
             }
         }
     }
-    println!("seed {seed}: {entries} entries, {} cycles", driver.card().cycles());
+    println!("seed {seed}: {entries} entries, {} cycles, {seen:?}", driver.card().cycles());
     if let Some(result) = driver.card_mut().finish_co_check() {
         let (events, edges) = result.unwrap_or_else(|mismatch| panic!("seed {seed}: {mismatch}"));
         println!("seed {seed}: {events} events, {edges} clock edges, the Verilated card does the same");
     }
+    seen
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().and_then(|text| text.parse().ok())
+}
+
+fn runs(seeds: u64, world: World) -> Seen {
+    let mut all = Seen::default();
+    match number("CHRONO_SEED") {
+        Some(seed) => all.add(&run(seed, world)),
+        None => (0..number("CHRONO_SEEDS").unwrap_or(seeds)).for_each(|seed| all.add(&run(seed, world))),
+    }
+    println!("{world:?}: {all:?}");
+    all
 }
 
 #[test]
 fn the_card_does_what_the_reference_model_says() {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    if let Some(seed) = number("CHRONO_SEED") {
-        return run(seed, false);
-    }
-    for seed in 0..number("CHRONO_SEEDS").unwrap_or(20) {
-        run(seed, false);
-    }
+    runs(8, World::default());
+}
+
+#[test]
+fn and_so_it_does_when_answers_are_lost_or_late() {
+    let all = runs(8, World { lossy: true, ..World::default() });
+    let Seen { silent, late, gaps, copies, quarantined, .. } = all;
+    assert!([silent, late, gaps, copies, quarantined].iter().all(|&count| count > 0), "{all:?}");
+}
+
+#[test]
+fn and_so_it_does_with_before_images() {
+    let all = runs(4, World { before: true, ..World::default() });
+    let Seen { before, both, dropped_copies, .. } = all;
+    assert!([before, both, dropped_copies].iter().all(|&count| count > 0), "{all:?}");
+}
+
+#[test]
+fn and_so_it_does_with_before_images_and_losses() {
+    let all = runs(4, World { before: true, lossy: true, ..World::default() });
+    let Seen { silent, late, before, both, unread, .. } = all;
+    assert!([silent, late, before, both, unread].iter().all(|&count| count > 0), "{all:?}");
 }
 
 /// Where Verilated models are kept.
@@ -238,9 +397,9 @@ fn verilated() -> PathBuf {
 
 #[test]
 fn the_verilated_card_does_the_same_in_every_cycle() {
-    let seeds = std::env::var("CHRONO_SEED").ok().and_then(|text| text.parse().ok());
-    match seeds {
-        Some(seed) => run(seed, true),
-        None => (100..102).for_each(|seed| run(seed, true)),
+    let world = |seed| World { lossy: seed % 2 == 1, before: seed >= 101, co_check: true };
+    match number("CHRONO_SEED") {
+        Some(seed) => _ = run(seed, world(seed)),
+        None => (100..102).for_each(|seed| _ = run(seed, world(seed))),
     }
 }

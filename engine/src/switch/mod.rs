@@ -19,13 +19,13 @@
 //! | `durability` | what waits for the host's disk |
 //! | `time_outs` | what happens when nothing comes |
 //!
-//! What is decided is what `DESIGN.md` §3 says, invariants 1 to 8. Where the gateware differs today
-//! (`docs/decisions/0003`, `0004`), this is what it will be held against.
+//! What is decided is what `DESIGN.md` §3 says, invariants 1 to 8. Where the gateware decides otherwise
+//! (`docs/decisions/0005` to `0007`) both keep them.
 
 mod admission;
 mod answers;
 mod arbiter;
-mod before_read;
+pub(crate) mod before_read;
 mod durability;
 mod hold_queue;
 mod interlock;

@@ -222,7 +222,9 @@ impl<const P: usize, const H: usize> Logic for Schedule<P, H> {
                     }
                 }
             } else {
-                self.due_next.next = self.due_next.val().replace_bit(i, false);
+                // Once enabled, what a session left in the ring goes down at once: a watermark among it
+                // would keep the next one waiting.
+                self.due_next.next = self.due_next.val().replace_bit(i, self.enabled_next.val().get_bit(i));
             }
             if self.announced.val() & (self.announced_port.val() == i.to_bits::<3>()) {
                 self.draining_next.next = self.draining_next.val().replace_bit(i, false);

@@ -256,6 +256,7 @@ impl<const P: usize, const A: usize, const H: usize, const B: usize> Logic for C
 
             self.interlock.waiting[i].next = self.ports[i].waiting.val();
             self.interlock.head[i].next = self.ports[i].head.val();
+            self.interlock.gone[i].next = self.ports[i].gone.val();
             self.ports[i].clear.next = self.interlock.clear[i].val();
             self.ports[i].copy.next = self.interlock.copy[i].val();
             self.interlock.admit[i].next = self.arbiter.write_grant[i].val();

@@ -40,6 +40,9 @@ logic_block! {
         pub admit: [Signal<In, bool>; P],
         /// Into this slot.
         pub admit_slot: [Signal<In, Bits<4>>; P],
+        /// The head of this port was thrown away, its hold time being over: what is known of it doesn't hold for
+        /// the one behind it (strobe).
+        pub gone: [Signal<In, bool>; P],
         /// A slot of the port is free again (strobe).
         pub free: [Signal<In, bool>; P],
         /// The slot.
@@ -81,6 +84,7 @@ logic_block! {
         admitted: Signal<Local, bool>,
         released: Signal<Local, bool>,
         known_now: Signal<Local, Bits<8>>,
+        known_left: Signal<Local, Bits<8>>,
         cleared_now: Signal<Local, Bits<8>>,
         copied_now: Signal<Local, Bits<8>>,
         no_source: Fixed<4, 15>,
@@ -92,10 +96,10 @@ block_default! {
     Interlock<P> {
         clock, known, cleared, copied, turn, scan, wanted, blocked, copies, stale, turn_next, turn_bit,
         turn_plus, scan_next, scan_slot, read_slot, known_here, waiting_here, head_here, wanted_sectors, conflict, copy_here,
-        copies_next, admitted, released, known_now, cleared_now, copied_now, no_source, most_copies,
+        copies_next, admitted, released, known_now, known_left, cleared_now, copied_now, no_source, most_copies,
     }
     arrays {
-        waiting, head, clear, copy, admit, admit_slot, free, free_slot, slots, busy, slot_bit,
+        waiting, head, clear, copy, admit, admit_slot, gone, free, free_slot, slots, busy, slot_bit,
         free_bit, busy_here, slot_data, slot_sectors, above, below, overlaps, equal,
     }
 }
@@ -227,14 +231,23 @@ impl<const P: usize> Logic for Interlock<P> {
                 self.stale.d.next = true;
             }
         }
-        self.known.d.next = self.known_now.val();
+        self.known_left.next = self.known_now.val();
         self.cleared.d.next = self.cleared_now.val();
         self.copied.d.next = self.copied_now.val();
         if self.released.val() {
             // The clear ones stay clear; the blocked ones try again, and the copies too, whose original may
             // be what was answered.
-            self.known.d.next = self.known_now.val() & self.cleared_now.val() & !self.copied_now.val();
+            self.known_left.next = self.known_now.val() & self.cleared_now.val() & !self.copied_now.val();
         }
+        for i in 0..P {
+            if self.gone[i].val() {
+                self.known_left.next = self.known_left.val().replace_bit(i, false);
+                if self.turn.q.val() == i.to_bits::<3>() {
+                    self.stale.d.next = true;
+                }
+            }
+        }
+        self.known.d.next = self.known_left.val();
         if self.admitted.val() {
             self.known.d.next = bits::<8>(0);
             self.cleared.d.next = bits::<8>(0);

@@ -57,6 +57,8 @@ logic_block! {
         pub waiting: Signal<Out, bool>,
         /// It: `interlock::head`.
         pub head: Signal<Out, Bits<93>>,
+        /// To the `Interlock`: the head was thrown away (strobe).
+        pub gone: Signal<Out, bool>,
         /// From the `Interlock`.
         pub clear: Signal<In, bool>,
         /// From the `Interlock`.
@@ -181,7 +183,7 @@ block_default! {
     Port<A, H, B> {
         clock, port, rx_data, rx_keep, rx_last, rx_error, rx_valid, tx_data, tx_keep, tx_last, tx_valid,
         tx_ready, ticks, hold, writes_open, allowed, volume_write, volume_write_index, volume_write_word,
-        waiting, head, clear, copy, slot, free, free_slot, write_request, pass_request, sampling, stamp_request,
+        waiting, head, gone, clear, copy, slot, free, free_slot, write_request, pass_request, sampling, stamp_request,
         write_grant, pass_grant, stamp_grant, stamp, stamp_logical, number, clock_state, word, word_valid,
         word_take, back_word, back_valid, back_lost, answer, answer_key, answer_info, answers_full, learn,
         learn_mac, learned, watermark_request, watermark_done, committed, ring_head, ring_tail,
@@ -262,6 +264,7 @@ impl<const A: usize, const H: usize, const B: usize> Logic for Port<A, H, B> {
         self.write_buffer.pop.next = self.engine.word_pop.val();
         self.engine.clear.next = self.clear.val();
         self.engine.copy.next = self.copy.val();
+        self.gone.next = self.engine.dropped_hold.val();
         self.engine.slot_free.next = self.scoreboard.slot_free.val();
         self.engine.slot.next = self.scoreboard.slot.val();
         self.engine.in_flight.next = self.scoreboard.in_flight.val();

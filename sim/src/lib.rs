@@ -4,8 +4,9 @@ pub mod co_check;
 pub mod pcie_root;
 pub mod simulated_card;
 pub mod target;
+pub mod verilated_card;
 pub mod verilator;
 pub mod waveform;
 pub mod wire;
 
-pub use simulated_card::{CardOptions, SimulatedCard, UplinkFrame, PORTS};
+pub use simulated_card::{CardOptions, Packet, SimulatedCard, Simulator, UplinkFrame, PORTS};

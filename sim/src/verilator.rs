@@ -83,6 +83,15 @@ pub fn ports_of<B: Ports>(block: &B) -> Vec<Port> {
     list.0
 }
 
+/// A signal inside a block that a model shows beside the block's ports.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Probe {
+    /// Where it is below the block, in Verilog: `leaf.now$q`.
+    pub path: String,
+    /// Width, up to 128.
+    pub bits: usize,
+}
+
 /// What the lint may not complain of, and why.
 const WAIVERS: &str = include_str!("../../tools/lint.vlt");
 
@@ -100,7 +109,18 @@ pub fn lint(verilog: &str, cache: &Path) -> Result<(), VerilatorError> {
     run(command, "verilator", &folder)
 }
 
-/// Where models are kept unless said otherwise: `verilated` in the build's target folder.
+/// Where an installed program keeps its models: `CHRONO_VERILATED` if set, otherwise `chronoswitch/verilated` in
+/// the user's cache (`XDG_CACHE_HOME`, or `.cache` in the home folder), or where temporary files are.
+pub fn user_cache() -> PathBuf {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    if let Some(folder) = set("CHRONO_VERILATED") {
+        return folder;
+    }
+    let cache = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
+    cache.unwrap_or_else(std::env::temp_dir).join("chronoswitch/verilated")
+}
+
+/// Where models are kept by tests: `verilated` in the build's target folder.
 pub fn default_cache() -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR")
         .map(PathBuf::from)
@@ -113,6 +133,7 @@ type Delete = unsafe extern "C" fn(*mut c_void);
 type Eval = unsafe extern "C" fn(*mut c_void);
 type Set = unsafe extern "C" fn(*mut c_void, u32, u64, u64);
 type Get = unsafe extern "C" fn(*mut c_void, u32, *mut u64);
+type Outputs = unsafe extern "C" fn(*mut c_void, *mut u64);
 
 /// A Verilated block.
 ///
@@ -125,6 +146,8 @@ pub struct Model {
     eval: Eval,
     set: Set,
     get: Get,
+    outputs: Outputs,
+    output_words: usize,
     // Last: what the pointers above point into must outlive them.
     _library: Library,
 }
@@ -138,6 +161,16 @@ impl Model {
     /// connected.
     pub fn of<B: Block + Ports>(block: &B, cache: &Path) -> Result<Self, VerilatorError> {
         Self::build(&generate_verilog(block), &ports_of(block), cache)
+    }
+
+    /// The same with `probes` as further outputs, numbered on from the block's ports.
+    pub fn probed<B: Block + Ports>(
+        block: &B,
+        probes: &[Probe],
+        cache: &Path,
+    ) -> Result<Self, VerilatorError> {
+        let (verilog, ports) = with_probes(&generate_verilog(block), &ports_of(block), probes);
+        Self::build(&verilog, &ports, cache)
     }
 
     /// The model of Verilog whose module `top` has these ports.
@@ -163,8 +196,11 @@ impl Model {
             let eval = *library.get::<Eval>(b"model_eval\0").map_err(broken)?;
             let set = *library.get::<Set>(b"model_set\0").map_err(broken)?;
             let get = *library.get::<Get>(b"model_get\0").map_err(broken)?;
+            let outputs = *library.get::<Outputs>(b"model_outputs\0").map_err(broken)?;
             let handle = new();
-            Ok(Self { ports: ports.to_vec(), handle, delete, eval, set, get, _library: library })
+            let output_words = output_words(ports);
+            let ports = ports.to_vec();
+            Ok(Self { ports, handle, delete, eval, set, get, outputs, output_words, _library: library })
         }
     }
 
@@ -188,7 +224,31 @@ impl Model {
         unsafe { (self.set)(self.handle, port as u32, value as u64, (value >> 64) as u64) }
     }
 
+    /// [`set`](Self::set) for an input of up to 64 bits, in the innermost loop: what lies above its width is
+    /// the caller's to keep zero. A number that is no input's does nothing.
+    #[inline(always)]
+    pub fn put(&mut self, port: usize, value: u64) {
+        debug_assert!(self.ports[port].bits == 64 || value >> self.ports[port].bits == 0);
+        // SAFETY: `handle` is a live model; the harness leaves alone what it has no number for.
+        unsafe { (self.set)(self.handle, port as u32, value, 0) }
+    }
+
+    /// The values of all outputs in the order of their numbers, one word each, two above 64 bits.
+    #[inline(always)]
+    pub fn outputs(&self, words: &mut [u64]) {
+        assert_eq!(words.len(), self.output_words, "a word for each output, two above 64 bits");
+        // SAFETY: `handle` is a live model, and the harness writes as many words as were counted from the
+        // ports that it was made for.
+        unsafe { (self.outputs)(self.handle, words.as_mut_ptr()) }
+    }
+
+    /// How many words [`outputs`](Self::outputs) gives.
+    pub fn output_words(&self) -> usize {
+        self.output_words
+    }
+
     /// Lets everything settle that follows from the inputs.
+    #[inline(always)]
     pub fn eval(&mut self) {
         // SAFETY: `handle` is a live model.
         unsafe { (self.eval)(self.handle) }
@@ -300,9 +360,43 @@ fn member(name: &str) -> String {
     })
 }
 
+/// Verilog with a `top` around the `top` that was, whose further outputs are the probes.
+fn with_probes(verilog: &str, ports: &[Port], probes: &[Probe]) -> (String, Vec<Port>) {
+    let mut all = ports.to_vec();
+    let name = |number| format!("probe${number}");
+    all.extend(probes.iter().enumerate().map(|(number, probe)| Port {
+        name: name(number),
+        direction: Direction::Out,
+        bits: probe.bits,
+    }));
+    let declared = all.iter().map(|Port { name, direction, bits }| {
+        let direction = if *direction == Direction::In { "input" } else { "output" };
+        format!("{direction} wire [{}:0] {name}", bits - 1)
+    });
+    let connected = ports.iter().map(|Port { name, .. }| format!(".{name}({name})"));
+    let mut wrapper = format!(
+        "module top({});\nprobed block({});\n",
+        declared.collect::<Vec<_>>().join(", "),
+        connected.collect::<Vec<_>>().join(", ")
+    );
+    for (number, probe) in probes.iter().enumerate() {
+        writeln!(wrapper, "assign {} = block.{};", name(number), probe.path).expect("writing to a string");
+    }
+    wrapper += "endmodule\n";
+    // RustHDL writes a block's head as `module top(`, and everything below as `top$...`.
+    let inner = verilog.replacen("module top(", "module probed(", 1);
+    (inner + &wrapper, all)
+}
+
+/// Words of all outputs.
+fn output_words(ports: &[Port]) -> usize {
+    ports.iter().filter(|port| port.direction == Direction::Out).map(|port| port.bits.div_ceil(64)).sum()
+}
+
 /// The C++ that gives every port a number.
 fn harness(ports: &[Port]) -> String {
-    let (mut set, mut get) = (String::new(), String::new());
+    let (mut set, mut get, mut outputs) = (String::new(), String::new(), String::new());
+    let mut word = 0;
     for (number, Port { name, direction, bits }) in ports.iter().enumerate() {
         assert!((1..=128).contains(bits), "{name} has {bits} bits, not 1 to 128");
         let member = member(name);
@@ -328,6 +422,18 @@ fn harness(ports: &[Port]) -> String {
                 .collect()
         };
         writeln!(get, "    case {number}: {body} break;").expect("writing to a string");
+        if *direction == Direction::Out {
+            let body = if *bits <= 64 {
+                format!("words[{word}] = top.{member};")
+            } else {
+                let part = |w| format!("(uint64_t)top.{member}[{w}]");
+                let high = if words == 4 { format!(" | {} << 32", part(3)) } else { String::new() };
+                let (low, middle) = (part(0), part(1));
+                format!("words[{word}] = {low} | {middle} << 32; words[{}] = {}{high};", word + 1, part(2))
+            };
+            writeln!(outputs, "    {body}").expect("writing to a string");
+            word += bits.div_ceil(64);
+        }
     }
     format!(
         r#"#include "Top.h"
@@ -349,6 +455,11 @@ extern "C" void model_get(void* model, uint32_t port, uint64_t* words) {{
     switch (port) {{
 {get}    }}
 }}
+extern "C" void model_outputs(void* model, uint64_t* words) {{
+    Top& top = static_cast<Model*>(model)->top;
+    (void)words;
+    (void)top;
+{outputs}}}
 double sc_time_stamp() {{ return 0; }}
 "#
     )
@@ -356,9 +467,24 @@ double sc_time_stamp() {{ return 0; }}
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
+    #[test]
+    fn the_probed_block_is_inside() {
+        let clock = Port { name: "clock".into(), direction: Direction::In, bits: 1 };
+        let probe = Probe { path: "now$q".into(), bits: 96 };
+        let (verilog, ports) = with_probes("module top(clock);\nendmodule\n", &[clock], &[probe]);
+        assert_eq!(
+            verilog,
+            "module probed(clock);\nendmodule\nmodule top(input wire [0:0] clock, output wire [95:0] probe$0);\n\
+             probed block(.clock(clock));\nassign probe$0 = block.now$q;\nendmodule\n"
+        );
+        assert_eq!((ports.len(), output_words(&ports)), (2, 2));
+    }
+
     #[test]
     fn names_are_encoded_as_verilator_does() {
-        assert_eq!(super::member("frame_data$3"), "frame_data__0243");
-        assert_eq!(super::member("clock"), "clock");
+        assert_eq!(member("frame_data$3"), "frame_data__0243");
+        assert_eq!(member("clock"), "clock");
     }
 }

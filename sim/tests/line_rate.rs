@@ -1,0 +1,187 @@
+//! The card at line rate: writes back to back on all four ports at 1 Gbit/s, and the drain of full rings.
+//!
+//! The Verilated card; `CHRONO_CYCLES` says how many core cycles are written (`make line-rate`: two million).
+
+use driver::{BringUp, Driver};
+use layout::aoe::{self, Ata};
+use layout::entry::Kind;
+use layout::registers::{Counter, CORE_HZ};
+use sim::pcie_root::Event;
+use sim::target::{request, Image, TargetVolume, VbladeModel, MEASURED_ANSWER_CYCLES};
+use sim::verilator::default_cache;
+use sim::{CardOptions, SimulatedCard, Simulator, PORTS};
+use std::time::Duration;
+
+/// A word every 8 cycles of 8 ns is 1 Gbit/s.
+const CYCLES_PER_WORD: u64 = 8;
+/// Sectors of each port's own part of the volume: no write overlaps one that is in flight.
+const PART: u64 = 17 * 512;
+/// Cycles between two looks of the driver: 20 µs.
+const LOOK_CYCLES: u64 = 2_500;
+/// 256 bytes, what the simulated root allows.
+const MAX_PAYLOAD: usize = 256;
+
+fn cycles() -> u64 {
+    std::env::var("CHRONO_CYCLES").ok().and_then(|text| text.parse().ok()).unwrap_or(200_000)
+}
+
+fn bring_up() -> Driver<SimulatedCard> {
+    let sectors = PART * PORTS as u64;
+    let image = Image::Memory(vec![0; sectors as usize * 512]);
+    let target = VbladeModel::new(vec![TargetVolume::new(1, 0, sectors, image)])
+        .with_answer_cycles(MEASURED_ANSWER_CYCLES);
+    let simulator = Simulator::Verilator { cache: default_cache() };
+    let options = CardOptions { cycles_per_word: CYCLES_PER_WORD, simulator, ..CardOptions::default() };
+    let card = SimulatedCard::new(options, Box::new(target)).unwrap();
+    let mut settings = BringUp::new(1, 1_790_000_000_000_000_000, PORTS);
+    settings.volumes = vec![(1, 0)];
+    settings.ports.iter_mut().for_each(|port| port.volumes = 1);
+    Driver::bring_up(card, &settings).unwrap()
+}
+
+/// The `number`th write of `port`, `sectors` long.
+fn write(port: usize, number: u64, sectors: u64) -> Vec<u8> {
+    let lba = port as u64 * PART + number * sectors % (PART - 17);
+    let ata = Ata {
+        flags: 0x41,
+        error_feature: 0,
+        sectors: sectors as u8,
+        command_status: aoe::ATA_WRITE_EXT,
+        lba: lba.to_le_bytes()[..6].try_into().unwrap(),
+        reserved: [0; 2],
+    };
+    let data: Vec<u8> =
+        (0..sectors * 512).map(|i| (number * 0x9E37 + port as u64 * 101 + i * 31) as u8).collect();
+    request([2, 0, 0, 0, 0, port as u8], (1, 0), number as u32, ata, &data)
+}
+
+/// What a run did.
+#[derive(Default)]
+struct Totals {
+    offered: [u64; PORTS],
+    entries: [u64; PORTS],
+    completions: [u64; PORTS],
+}
+
+/// Takes what the driver has.
+fn take(driver: &mut Driver<SimulatedCard>, totals: &mut Totals) {
+    driver.poll().unwrap();
+    for port in 0..PORTS {
+        let batch = driver.batch(port);
+        let count = batch.len();
+        for record in batch.records() {
+            assert!(!record.made_by_driver, "port {port} lost records");
+            totals.entries[port] += u64::from(record.kind == Kind::After);
+            totals.completions[port] += u64::from(record.kind == Kind::Completion);
+        }
+        driver.consume(port, count).unwrap();
+    }
+}
+
+fn duration(cycles: u64) -> Duration {
+    Duration::from_nanos(cycles * 1_000_000_000 / CORE_HZ)
+}
+
+fn no_frame_is_lost(sectors: u64) {
+    let mut driver = bring_up();
+    let mut totals = Totals::default();
+    let start = driver.card().cycles();
+    let end = start + cycles();
+    let frame_cycles = aoe::WRITE_HEADER_BYTES as u64 + sectors * 512 + 24;
+    while driver.card().cycles() < end {
+        // Never an empty queue, so that nothing but the wire sets the pace.
+        for port in 0..PORTS {
+            while (driver.card().queued(port) as u64) < LOOK_CYCLES / frame_cycles + 3 {
+                let frame = write(port, totals.offered[port], sectors);
+                driver.card_mut().offer(port, frame);
+                totals.offered[port] += 1;
+            }
+        }
+        driver.wait(duration(LOOK_CYCLES)).unwrap();
+        take(&mut driver, &mut totals);
+    }
+    // What is queued still comes, at line rate too; then the last answers.
+    while (0..PORTS).any(|port| driver.card().queued(port) > 0) {
+        driver.wait(duration(200)).unwrap();
+        take(&mut driver, &mut totals);
+    }
+    let last_word = driver.card().cycles();
+    let sent: u64 = totals.offered.iter().sum();
+    let written = (last_word - start) as f64;
+    let share = sent as f64 / PORTS as f64 * frame_cycles as f64 / written;
+    println!("{sectors} sectors: {sent} writes in {written} cycles, {share:.4} of the wires' time");
+    assert!(share > 0.99, "the wires weren't full");
+    while totals.completions != totals.offered && driver.card().cycles() < last_word + 60_000 {
+        driver.wait(duration(LOOK_CYCLES)).unwrap();
+        take(&mut driver, &mut totals);
+    }
+    println!("{sectors} sectors: all delivered {} cycles after the last word", driver.card().cycles() - last_word);
+    for port in 0..PORTS {
+        let counters = driver.counters(port).unwrap();
+        let told: Vec<_> = counters.iter().filter(|(_, count)| *count > 0).collect();
+        println!("port {port}: {told:?}");
+        assert_eq!(counters.get(Counter::Journaled), totals.offered[port], "port {port}: {told:?}");
+        assert_eq!(counters.get(Counter::Updated), totals.offered[port], "port {port}: {told:?}");
+    }
+    assert_eq!(totals.entries, totals.offered);
+    assert_eq!(totals.completions, totals.offered);
+    assert_eq!(driver.card().uplink_drops(), 0);
+}
+
+#[test]
+fn writes_of_one_sector_back_to_back() {
+    no_frame_is_lost(1);
+}
+
+#[test]
+fn writes_of_two_sectors_back_to_back() {
+    no_frame_is_lost(2);
+}
+
+#[test]
+fn writes_of_seventeen_sectors_back_to_back() {
+    no_frame_is_lost(17);
+}
+
+/// Full rings are drained at what packets of the maximum payload allow, less a tenth.
+#[test]
+fn full_rings_drain_at_the_speed_of_the_link() {
+    let mut driver = bring_up();
+    driver.card_mut().set_bus_master(false);
+    for port in 0..PORTS {
+        // More than a ring of 32 KiB takes.
+        for number in 0..40 {
+            let frame = write(port, number, 2);
+            driver.card_mut().offer(port, frame);
+        }
+    }
+    driver.card_mut().run(200_000);
+    driver.card_mut().log_packets();
+    driver.card_mut().set_bus_master(true);
+    driver.card_mut().run(30_000);
+    let writes: Vec<(u64, u64, usize)> = driver
+        .card()
+        .packets()
+        .iter()
+        .filter_map(|packet| match packet.event {
+            Event::Write { bytes, .. } => Some((packet.first, packet.last, bytes)),
+            _ => None,
+        })
+        .collect();
+    // Until the first ring is empty: from then on there may be nothing to send.
+    let emptied = driver.card().packets().iter().position(|packet| matches!(packet.event, Event::Write { bytes: 8, .. }));
+    let end = driver.card().packets()[emptied.expect("a mailbox is written")].first;
+    let busy: Vec<_> = writes.iter().filter(|(_, last, _)| *last < end).collect();
+    let bytes: usize = busy.iter().map(|(_, _, bytes)| bytes).sum();
+    let taken = busy.last().unwrap().1 + 1 - busy[0].0;
+    assert!(bytes > 4 * 20_000, "{bytes} bytes: rings that were full hold more");
+    // A header of three or four DWs and the payload, two DWs a beat.
+    let limit = MAX_PAYLOAD as f64 / (4 + MAX_PAYLOAD / 4).div_ceil(2) as f64;
+    let rate = bytes as f64 / taken as f64;
+    println!(
+        "{} writes, {bytes} bytes in {taken} cycles: {rate:.3} bytes a cycle, {:.4} of the limit of {limit:.3}",
+        busy.len(),
+        rate / limit
+    );
+    assert!(rate >= 0.9 * limit);
+}

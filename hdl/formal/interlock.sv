@@ -10,7 +10,7 @@
 // mutant: writes from the other port aren't looked at
 //   equal$0 = (turn$q == 0) => equal$0 = (1'b1)
 // mutant: an admission leaves the others clear
-//   known$d = ((32'h0) & 8'hff); => known$d = known_now;
+//   if (admitted) begin => if (1'b0) begin
 // mutant: an overlap with a longer write before isn't seen
 //   ((above$1 < slot_sectors$1) | (below$1 < wanted_sectors)) => (below$1 < wanted_sectors)
 // mutant: a scan that something came into is believed

@@ -12,8 +12,8 @@ localparam [7:0] LINES = 128;
 
 reg [7:0] last_head$0 = 0;
 reg [7:0] last_head$1 = 0;
-wire [7:0] level$0 = ring_head$0 - ring_tail$0;
-wire [7:0] level$1 = ring_head$1 - ring_tail$1;
+wire [7:0] committed$0 = ring_head$0 - last_head$0;
+wire [7:0] committed$1 = ring_head$1 - last_head$1;
 wire [7:0] before$0 = last_head$0 - ring_tail$0;
 wire [7:0] before$1 = last_head$1 - ring_tail$1;
 wire [7:0] drain$0 = targets$0$q - ring_tail$0;
@@ -24,8 +24,8 @@ always @(posedge clock) begin
     last_head$1 <= ring_head$1;
     // Environment: a head goes forward by what has room (journal-engine.sv); a drain is announced once,
     // while it is on. A card reset ends everything, heads included.
-    assume (level$0 <= LINES && level$0 >= before$0);
-    assume (level$1 <= LINES && level$1 >= before$1);
+    assume (before$0 > LINES || committed$0 <= LINES - before$0);
+    assume (before$1 > LINES || committed$1 <= LINES - before$1);
     assume (!announced || (announced_port < 2 && draining$q[announced_port[0]]));
     assume (!card_reset);
 

@@ -6,8 +6,8 @@
 // depth: 3
 // mutant: a write is announced a line longer than it is
 //   length = ((lines) & 7'h7f) << 32'h4; => length = (((lines) & 7'h7f) << 32'h4) + 32'h10;
-// mutant: a packet of three DWs of header ends with a whole beat
-//   beat$d = ((carry$q) & 64'hffffffffffffffff); => beat$d = ((carry$q) & 64'hffffffffffffffff); left$d = 7'h1;
+// mutant: a packet with four DWs of header ends two DWs early
+//   at_end = left$q <= 32'h2; => at_end = left$q <= 32'h4;
 // mutant: a beat that isn't taken is overwritten
 //   free = ~flags$q[32'h0] | ready; => free = 1'b1;
 
@@ -89,8 +89,11 @@ always @(posedge clock) begin
         assert (!header_four || left$q != 0);
         assert (valid ? now_write == (source$q != 1) : is_write == (source$q != 1));
     end
-    if (step$q == Step$Data) assert (header_four && header_total - emitted == left$q);
-    if (step$q == Step$Rest) assert (!header_four && header_total - emitted == left$q);
+    if (step$q == Step$Data) assert (header_four && emitted >= 4 && header_total - emitted == left$q);
+    if (step$q == Step$Rest) assert (left$q[0]);
+    if (step$q == Step$Address && left$q > 1) assert (!left$q[0]);
+    if (step$q == Step$Rest) assert (!header_four && emitted >= 4 && header_total - emitted == left$q);
+    assert (pos == 0 || !is_write || total == (four_dws ? 4 : 3) + dws);
 
     // What the host sees.
     assert (!last_shown || (valid && data == last_data && last == last_end && keep == last_keep));

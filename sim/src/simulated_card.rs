@@ -165,7 +165,9 @@ impl SimulatedCard {
                 let reason = "waveforms and checks of the card are made with RustHDL's kernel";
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
             }
-            Simulator::Verilator { cache } => Some(VerilatedCard::new(&card, cache).map_err(io::Error::other)?),
+            Simulator::Verilator { cache } => {
+                Some(VerilatedCard::new(&card, cache).map_err(io::Error::other)?)
+            }
         };
         let waveform = options.vcd.as_deref().map(|path| Waveform::create(path, &*card)).transpose()?;
         let co_check = match &options.co_check {

@@ -7,7 +7,7 @@
 
 use crate::co_check::CoCheck;
 use crate::simulated_card::PORTS;
-use crate::verilator::{ports_of, Model, Probe, VerilatorError};
+use crate::verilator::{ports_of, Model, Port, Probe, VerilatorError, Wrapping};
 use hdl::block_ports::Direction;
 use hdl::card::StandardCard;
 use hdl::prelude::{Bits, Block, Clock, In, Out, Signal, Synth};
@@ -137,16 +137,36 @@ fn probes() -> Vec<Probe> {
 
 /// The names of the card's ports in order, without numbers, each once.
 fn names(card: &StandardCard) -> Vec<String> {
-    let mut names: Vec<String> =
-        ports_of(card).iter().map(|port| port.name.split('$').next().unwrap_or_default().to_owned()).collect();
+    let mut names: Vec<String> = ports_of(card)
+        .iter()
+        .map(|port| port.name.split('$').next().unwrap_or_default().to_owned())
+        .collect();
     names.dedup();
     names
+}
+
+/// Inputs that change together: those of each wire; and what is as good as constant.
+fn groups(ports: &[Port]) -> Vec<Vec<usize>> {
+    let mut groups = vec![Vec::new(); PORTS + 3];
+    for (number, Port { name, direction, .. }) in ports.iter().enumerate() {
+        if *direction == Direction::Out || name.contains("clock") {
+            continue;
+        }
+        let group = match name.split_once('$') {
+            Some((wire, port)) if wire.starts_with("port_rx") => port.parse().expect("the number of a port"),
+            None if name.starts_with("uplink_rx") => PORTS,
+            None if name.starts_with("pcie_rx") => PORTS + 1,
+            _ => PORTS + 2,
+        };
+        groups[group].push(number);
+    }
+    groups
 }
 
 /// The model of `card`, which must be connected, with the probes that a [`VerilatedCard`] looks at. Everyone
 /// who wants a Verilated card takes this one, so that it is compiled once.
 pub fn model(card: &StandardCard, cache: &Path) -> Result<Model, VerilatorError> {
-    Model::probed(card, &probes(), cache)
+    Model::wrapped(card, &Wrapping { probes: probes(), groups: groups(&ports_of(card)) }, cache)
 }
 
 /// A check of `card`, which must be connected and as at power-up, by that model.
@@ -173,7 +193,8 @@ impl VerilatedCard {
         Ok(Self { first_probe: ports_of(card).len(), uplink_drops, words, model })
     }
 
-    /// Lets everything settle that follows from the inputs as they are set.
+    /// Lets everything settle that follows from the inputs as they are set. Inputs other than clocks may not change
+    /// together with a rising clock.
     #[inline(always)]
     pub fn settle(&mut self, card: &mut StandardCard) {
         give(card, &mut self.model);

@@ -249,9 +249,8 @@ fn run_recorded(seed: u64, how: How, record: bool) -> (Seen, Option<Wires>) {
         let (events, edges) = result.unwrap_or_else(|mismatch| panic!("seed {seed}: {mismatch}"));
         println!("seed {seed}: {events} events, {edges} clock edges, the Verilated card does the same");
     }
-    let returned = (0..PORTS)
-        .map(|port| std::iter::from_fn(|| driver.card_mut().returned(port)).collect())
-        .collect();
+    let returned =
+        (0..PORTS).map(|port| std::iter::from_fn(|| driver.card_mut().returned(port)).collect()).collect();
     let card = driver.card();
     let seen = Seen { uplink: card.uplink_log().to_vec(), returned, cycles: card.cycles(), records };
     (seen, card.trace().cloned())
@@ -297,7 +296,12 @@ fn both_simulators_give_the_same() {
     let (rust_hdl, first) = run_recorded(seed, How::RustHdl, true);
     let (verilated, second) = run_recorded(seed, How::Verilated, true);
     let (first, second) = (first.unwrap(), second.unwrap());
-    println!("seed {seed}: {} cycles, {} events, {} bytes of trace", rust_hdl.cycles, first.events, first.bytes.len());
+    println!(
+        "seed {seed}: {} cycles, {} events, {} bytes of trace",
+        rust_hdl.cycles,
+        first.events,
+        first.bytes.len()
+    );
     assert_eq!(first.first_difference(&second), None, "seed {seed}");
     assert!(first.bytes == second.bytes, "seed {seed}");
     assert!(rust_hdl == verilated, "seed {seed}");

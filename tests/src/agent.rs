@@ -94,7 +94,8 @@ impl Ran {
 
 /// Runs `host-agent` with these arguments. Verilated cards are kept where other tests keep theirs.
 pub fn agent<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Ran {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from);
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from);
     Command::new(program())
         .env("CHRONO_VERILATED", target.join("verilated"))
         .args(arguments)

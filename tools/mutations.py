@@ -24,6 +24,10 @@ TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
 LEFT_OUT = shutil.ignore_patterns(".git", "target", "build", "run", ".tools", "captures")
 
 
+# Most of the time goes into compiling.
+QUICK_BUILDS = {"CARGO_INCREMENTAL": "1", "CARGO_PROFILE_RELEASE_OPT_LEVEL": "1", "CARGO_PROFILE_RELEASE_DEBUG": "0"}
+
+
 @dataclasses.dataclass
 class Mutation:
     what: str
@@ -84,8 +88,7 @@ class Failed(Exception):
 
 def run(folder, test):
     """Runs a test in `folder`; tells whether it passed."""
-    environment = dict(os.environ, CARGO_TARGET_DIR=str(folder / "target"), CARGO_TERM_COLOR="never")
-    # Models are kept by the hash of their Verilog: those of the unchanged card needn't be made again.
+    environment = dict(os.environ, CARGO_TARGET_DIR=str(folder / "target"), CARGO_TERM_COLOR="never", **QUICK_BUILDS)
     if test[0] == "formal":
         build = ["cargo", "build", "--release", "--quiet", "--package", "emit-verilog"]
         done = subprocess.run(build, cwd=folder, env=environment, capture_output=True, text=True)

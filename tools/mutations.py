@@ -24,8 +24,10 @@ TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
 LEFT_OUT = shutil.ignore_patterns(".git", "target", "build", "run", ".tools", "captures")
 
 
-# Most of the time goes into compiling.
-QUICK_BUILDS = {"CARGO_INCREMENTAL": "1", "CARGO_PROFILE_RELEASE_OPT_LEVEL": "1", "CARGO_PROFILE_RELEASE_DEBUG": "0"}
+# Most of the time goes into compiling: what changes in a mutation is little.
+QUICK_BUILDS = {"CARGO_INCREMENTAL": "1"}
+# What a build leaves that the next one uses; crates that aren't ours are taken over from the usual build.
+KEPT = (".fingerprint", "build", "deps")
 
 
 @dataclasses.dataclass
@@ -131,6 +133,10 @@ def main():
     shutil.copytree(ROOT, folder, ignore=LEFT_OUT, dirs_exist_ok=True)
     if not (folder / ".tools").exists():
         (folder / ".tools").symlink_to(ROOT / ".tools")
+    if not (folder / "target").exists():
+        for kept in KEPT:
+            if (TARGET / "release" / kept).exists():
+                shutil.copytree(TARGET / "release" / kept, folder / "target/release" / kept, copy_function=os.link)
     for test in dict.fromkeys(mutation.test for _, mutation in chosen):
         if not run(folder, test):
             raise Failed(f"{' '.join(test)} fails without any mutation")

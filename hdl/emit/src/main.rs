@@ -2,7 +2,6 @@
 
 use hdl::arbiter::Arbiter;
 use hdl::card::Card;
-use hdl::fifo::Fifo;
 use hdl::host::planner::Planner;
 use hdl::host::schedule::Schedule;
 use hdl::host::transmitter::Transmitter;
@@ -19,19 +18,20 @@ Usage: emit-verilog [--ports N | --block NAME] OUT.v
 
   --ports N      ports of the card, 1 to 4 [default: 4]
   --block NAME   only this block, as small as it gets (two ports, rings of 8 KiB), for formal proofs:
-                 arbiter, fifo, interlock, journal-engine, leaf-clock, planner, schedule, transmitter
+                 arbiter, interlock, journal-engine, leaf-clock, planner, schedule, transmitter
   OUT.v          file to write; `-` is standard output
 
 The card's rings have 32 KiB, its buffers 16 KiB, as in the standard configuration.";
 
-fn verilog_of<B: Block>(mut block: Box<B>) -> Result<String, String> {
+fn verilog_of<B: Block + Default>() -> Result<String, String> {
+    let mut block = Box::<B>::default();
     block.connect_all();
     check_all(&*block).map_err(|error| format!("RustHDL's checks: {error:?}"))?;
     Ok(generate_verilog(&*block))
 }
 
 fn card<const P: usize>() -> Result<String, String> {
-    verilog_of(Box::<Card<P, 12, 10, 11>>::default())
+    verilog_of::<Card<P, 12, 10, 11>>()
 }
 
 /// Port numbers and blocks by name.
@@ -41,14 +41,13 @@ fn verilog(what: &str) -> Option<Result<String, String>> {
         "2" => card::<2>(),
         "3" => card::<3>(),
         "4" => card::<4>(),
-        "arbiter" => verilog_of(Box::<Arbiter<2>>::default()),
-        "fifo" => verilog_of(Box::<Fifo<8, 2>>::default()),
-        "interlock" => verilog_of(Box::<Interlock<2>>::default()),
-        "journal-engine" => verilog_of(Box::<JournalEngine<10, 8>>::default()),
-        "leaf-clock" => verilog_of(Box::<LeafClock>::default()),
-        "planner" => verilog_of(Box::<Planner<2, 10, 8>>::default()),
-        "schedule" => verilog_of(Box::<Schedule<2, 8>>::default()),
-        "transmitter" => verilog_of(Box::<Transmitter>::default()),
+        "arbiter" => verilog_of::<Arbiter<2>>(),
+        "interlock" => verilog_of::<Interlock<2>>(),
+        "journal-engine" => verilog_of::<JournalEngine<10, 8>>(),
+        "leaf-clock" => verilog_of::<LeafClock>(),
+        "planner" => verilog_of::<Planner<2, 10, 8>>(),
+        "schedule" => verilog_of::<Schedule<2, 8>>(),
+        "transmitter" => verilog_of::<Transmitter>(),
         _ => return None,
     })
 }

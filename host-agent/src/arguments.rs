@@ -140,7 +140,7 @@ pub struct Replay {
     /// Print a line whenever more has become durable in the journal
     #[arg(long)]
     pub progress_durable: bool,
-    /// Write the gateware's signals to a VCD file (slow, and large; not with --engine soft)
+    /// Write the gateware's signals to a VCD file (slow, and large; only with --engine card)
     #[arg(long, value_name = "FILE")]
     pub vcd: Option<PathBuf>,
     /// Print the result as one JSON object
@@ -188,6 +188,8 @@ A write to a volume that no --primary names is dropped and counted.";
 pub enum EngineKind {
     /// The gateware, simulated clock by clock
     Card,
+    /// The same, simulated by Verilator: faster once it is compiled; wants verilator, make and a C++ compiler
+    Verilated,
     /// The switch in software
     Soft,
 }

@@ -46,6 +46,44 @@ pub struct Trace {
     pub events: u64,
 }
 
+impl Trace {
+    /// Where another run of the same block parts from this one, if it does: the first event and port.
+    pub fn first_difference(&self, other: &Trace) -> Option<Difference> {
+        assert_eq!(self.ports, other.ports, "traces of different blocks");
+        let mut traces = [self, other].map(|trace| (trace.bytes.as_slice(), vec![0u128; trace.ports.len()]));
+        for event in 0..self.events.min(other.events) {
+            for (rest, values) in &mut traces {
+                let count = take(rest, 2) as u16;
+                for _ in 0..count {
+                    let number = take(rest, 2) as usize;
+                    values[number] = take(rest, self.ports[number].bits.div_ceil(8));
+                }
+            }
+            let [(_, first), (_, second)] = &traces;
+            if let Some(number) = (0..first.len()).find(|&number| first[number] != second[number]) {
+                let port = self.ports[number].name.clone();
+                return Some(Difference { event, port, values: [first[number], second[number]] });
+            }
+        }
+        (self.events != other.events).then(|| Difference {
+            event: self.events.min(other.events),
+            port: "the number of events".into(),
+            values: [self.events as u128, other.events as u128],
+        })
+    }
+}
+
+/// Where two traces part.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// Number of the event, from 0.
+    pub event: u64,
+    /// The port.
+    pub port: String,
+    /// Its value in either.
+    pub values: [u128; 2],
+}
+
 /// Takes down a run.
 #[derive(Debug)]
 pub struct Recorder {
@@ -214,9 +252,15 @@ pub struct CoCheck {
 impl CoCheck {
     /// A twin of `block`, which must be connected and as at power-up. `cache` keeps the compiled model.
     pub fn new<B: Block + Ports>(block: &B, cache: &Path) -> Result<Self, VerilatorError> {
+        Ok(Self::with_model(block, Model::of(block, cache)?))
+    }
+
+    /// The same with a model that is there, as at power-up; it may have further ports behind the block's.
+    pub fn with_model<B: Ports>(block: &B, model: Model) -> Self {
         let recorder = Recorder::new(block);
+        assert!(model.ports().starts_with(&recorder.trace.ports), "the model is another block's");
         let replay = Replay::new(&recorder.trace.ports);
-        Ok(Self { recorder, replay, model: Model::of(block, cache)?, chunk: 1 << 20 })
+        Self { recorder, replay, model, chunk: 1 << 20 }
     }
 
     /// The block has settled after a change of clock or inputs. A mismatch may be reported some events

@@ -6,9 +6,10 @@ pub mod pcie_root;
 pub mod simulated_card;
 pub mod target;
 pub mod uplink_capture;
+pub mod verilated_card;
 pub mod verilator;
 pub mod vfio_user;
 pub mod waveform;
 pub mod wire;
 
-pub use simulated_card::{CardOptions, Configured, SimulatedCard, UplinkFrame, PORTS};
+pub use simulated_card::{CardOptions, Configured, Packet, SimulatedCard, Simulator, UplinkFrame, PORTS};

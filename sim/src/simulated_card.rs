@@ -1,5 +1,5 @@
-//! The card, simulated: the gateware stepped by RustHDL's kernel, frames on its ports, a target behind its
-//! uplink, a PCIe root in front of it. It stands behind the driver's [`Card`] trait.
+//! The card, simulated: the gateware stepped by RustHDL's kernel or by Verilator, frames on its ports, a target
+//! behind its uplink, a PCIe root in front of it. It stands behind the driver's [`Card`] trait.
 //!
 //! Time is the card's: it runs while the driver waits or accesses a register, and stands still otherwise.
 //! The same calls give the same cycles, so a run repeats exactly.
@@ -7,6 +7,7 @@
 use crate::co_check::{CoCheck, Mismatch, Recorder, Trace};
 use crate::pcie_root::{Beat, Event, Region, Root, RootError};
 use crate::target::Target;
+use crate::verilated_card::{self, VerilatedCard};
 use crate::verilator::{Model, VerilatorError};
 use crate::waveform::Waveform;
 use crate::wire::{Outgoing, Receiver, Sender, Word};
@@ -29,8 +30,6 @@ const HALF_CORE_FS: u64 = 500_000_000_000_000 / (CORE_HZ / 1000) / 1000;
 const TIME_FS: u64 = 2 * HALF_CORE_FS * 64 / 63;
 /// Cycles that a register read may take before the card counts as gone.
 const READ_LIMIT: u64 = 10_000;
-/// Word times between two frames: 24 bytes of preamble, FCS and inter-frame gap (IEEE 802.3 §4.4.2).
-const GAP_WORDS: u32 = 3;
 /// Cycles between two looks at the leaf clocks' skew.
 const SKEW_INTERVAL: u64 = 1024;
 
@@ -41,6 +40,19 @@ const CARD_ID: u16 = 0x0100;
 /// 256 bytes, what the drain is made for.
 const MAX_PAYLOAD_CODE: u8 = 1;
 
+/// Who steps the gateware. The card does the same in every cycle.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Simulator {
+    /// RustHDL's kernel: there without further tools, and it can show every signal.
+    #[default]
+    RustHdl,
+    /// Verilator's model of the generated Verilog: several times as fast once it is compiled.
+    Verilator {
+        /// Folder where the compiled model is kept.
+        cache: PathBuf,
+    },
+}
+
 /// How a simulated card is made.
 #[derive(Clone, Debug)]
 pub struct CardOptions {
@@ -49,6 +61,8 @@ pub struct CardOptions {
     /// Core cycles per word on the ports' wires: 1 is 8 Gbit/s, 8 is 1 Gbit/s. The uplink takes and gives
     /// a word every cycle.
     pub cycles_per_word: u64,
+    /// Who steps the gateware. A waveform or a check wants RustHDL's kernel.
+    pub simulator: Simulator,
     /// Write a waveform of everything here. Slow, and large.
     pub vcd: Option<PathBuf>,
     /// Check every event against the Verilated card, compiled and kept in this folder.
@@ -62,6 +76,7 @@ impl Default for CardOptions {
         Self {
             leaf_errors_ppm: [97.0, -61.0, 13.0, -100.0],
             cycles_per_word: 1,
+            simulator: Simulator::RustHdl,
             vcd: None,
             co_check: None,
             record: false,
@@ -91,12 +106,25 @@ pub enum UplinkFrame {
     Came(Vec<u8>),
 }
 
+/// A packet that the card sent to the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packet {
+    /// Core cycle of its first beat.
+    pub first: u64,
+    /// Core cycle of its last beat.
+    pub last: u64,
+    /// What it did.
+    pub event: Event,
+}
+
 /// An answer on its way back from the target.
 type Flying = Reverse<(u64, u64, Vec<u8>)>;
 
 /// A four-port card in a simulated machine.
 pub struct SimulatedCard {
+    /// The gateware; with Verilator only its ports.
     card: Box<StandardCard>,
+    verilated: Option<VerilatedCard>,
     root: Root,
     messages: Vec<(u64, u32)>,
     target: Box<dyn Target>,
@@ -108,11 +136,12 @@ pub struct SimulatedCard {
     uplink_incoming: Receiver,
     uplink_log: Option<Vec<UplinkFrame>>,
     uplink_left_at: Option<usize>,
+    packets: Option<Vec<Packet>>,
+    packet_began: Option<u64>,
     answers: BinaryHeap<Flying>,
     answers_made: u64,
     cycles: u64,
     next_time_edge: u64,
-    cycles_per_word: u64,
     worst_skew_ns: f64,
     waveform: Option<Waveform>,
     co_check: Option<CoCheck>,
@@ -126,9 +155,9 @@ impl SimulatedCard {
     /// Ports of the card.
     pub const PORTS: usize = PORTS;
 
-    /// A card after power-up, with `target` behind its uplink. Fails where the waveform can't be written.
+    /// A card after power-up, with `target` behind its uplink. Fails where the waveform can't be written or the
+    /// Verilated card can't be had.
     pub fn new(options: CardOptions, target: Box<dyn Target>) -> io::Result<Self> {
-        assert!(options.cycles_per_word > 0, "a word takes at least a cycle");
         let mut card = Box::new(StandardCard::default());
         card.connect_all();
         for (nominal, ppm) in card.leaf_nominal.iter_mut().zip(options.leaf_errors_ppm) {
@@ -143,30 +172,43 @@ impl SimulatedCard {
         for ready in card.port_tx_ready.iter_mut() {
             ready.next = true;
         }
+        let verilated = match &options.simulator {
+            Simulator::RustHdl => None,
+            Simulator::Verilator { .. } if options.vcd.is_some() || options.co_check.is_some() => {
+                let reason = "waveforms and checks of the card are made with RustHDL's kernel";
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
+            }
+            Simulator::Verilator { cache } => {
+                Some(VerilatedCard::new(&card, cache).map_err(io::Error::other)?)
+            }
+        };
         let waveform = options.vcd.as_deref().map(|path| Waveform::create(path, &*card)).transpose()?;
         let co_check = match &options.co_check {
-            Some(cache) => Some(CoCheck::new(&*card, cache).map_err(io::Error::other)?),
+            Some(cache) => Some(verilated_card::co_check(&card, cache).map_err(io::Error::other)?),
             None => None,
         };
         let recorder = options.record.then(|| Recorder::new(&*card));
         Ok(Self {
             card,
+            verilated,
             root: Root::new(BAR0_ADDRESS, CARD_ID, MAX_PAYLOAD_CODE),
             messages: Vec::new(),
             target,
-            senders: std::array::from_fn(|_| Sender::new(GAP_WORDS)),
+            senders: std::array::from_fn(|_| Sender::new(options.cycles_per_word)),
             receivers: Default::default(),
             returned: Default::default(),
-            uplink_sender: Sender::new(GAP_WORDS),
+            // A word every cycle.
+            uplink_sender: Sender::new(1),
             uplink_receiver: Receiver::default(),
             uplink_incoming: Receiver::default(),
             uplink_log: None,
             uplink_left_at: None,
+            packets: None,
+            packet_began: None,
             answers: BinaryHeap::new(),
             answers_made: 0,
             cycles: 0,
             next_time_edge: TIME_FS,
-            cycles_per_word: options.cycles_per_word,
             worst_skew_ns: 0.0,
             waveform,
             co_check,
@@ -244,7 +286,10 @@ impl SimulatedCard {
 
     /// Frames that the card dropped on the way from the uplink because they were bad or found no room.
     pub fn uplink_drops(&self) -> u64 {
-        self.card.uplink_drops.val().to_u64()
+        match &self.verilated {
+            Some(verilated) => verilated.uplink_drops(),
+            None => self.card.uplink_drops.val().to_u64(),
+        }
     }
 
     /// Keeps a log of the uplink from now on. It grows with every frame: for tests.
@@ -255,6 +300,21 @@ impl SimulatedCard {
     /// The log of the uplink, empty unless asked for.
     pub fn uplink_log(&self) -> &[UplinkFrame] {
         self.uplink_log.as_deref().unwrap_or_default()
+    }
+
+    /// Keeps a log of the packets that the card sends to the host from now on. It grows: for tests.
+    pub fn log_packets(&mut self) {
+        self.packets.get_or_insert_with(Vec::new);
+    }
+
+    /// The log of packets, empty unless asked for.
+    pub fn packets(&self) -> &[Packet] {
+        self.packets.as_deref().unwrap_or_default()
+    }
+
+    /// Whether the card may write host memory (PCI command register, bus master enable); it may at power-up.
+    pub fn set_bus_master(&mut self, enabled: bool) {
+        self.card.bus_master_enable.next = enabled;
     }
 
     /// Lets `cycles` core cycles pass.
@@ -294,7 +354,16 @@ impl SimulatedCard {
 
     /// Settles the card; that is an event, also for the Verilated one.
     fn settle(&mut self) {
-        settle(&mut *self.card);
+        match &mut self.verilated {
+            Some(verilated) => {
+                verilated.settle(&mut self.card);
+                // Otherwise outputs are shown only where they are looked at.
+                if self.recorder.is_some() {
+                    verilated.show(&mut self.card);
+                }
+            }
+            None => settle(&mut *self.card),
+        }
         if let Some(co_check) = &mut self.co_check {
             if let Err(mismatch) = co_check.event(&*self.card) {
                 self.mismatch.get_or_insert(mismatch);
@@ -314,7 +383,7 @@ impl SimulatedCard {
     pub fn verilated(cache: &Path) -> Result<Model, VerilatorError> {
         let mut card = Box::new(StandardCard::default());
         card.connect_all();
-        Model::of(&*card, cache)
+        verilated_card::model(&card, cache)
     }
 
     /// Ends the check against the Verilated card: events and clock edges compared, or where they part.
@@ -324,9 +393,8 @@ impl SimulatedCard {
     }
 
     fn set_inputs(&mut self) {
-        let word_time = self.cycles.is_multiple_of(self.cycles_per_word);
         for (port, sender) in self.senders.iter_mut().enumerate() {
-            let word = if word_time { sender.next_word() } else { None };
+            let word = sender.next_word(self.cycles);
             let card = &mut self.card;
             card.port_rx_valid[port].next = word.is_some();
             if let Some(word) = word {
@@ -341,7 +409,7 @@ impl SimulatedCard {
                 self.uplink_sender.push(Outgoing { bytes, error: false });
             }
         }
-        let word = self.uplink_sender.next_word();
+        let word = self.uplink_sender.next_word(self.cycles);
         self.card.uplink_rx_valid.next = word.is_some();
         if let Some(word) = word {
             if let Some(log) = &mut self.uplink_log {
@@ -362,6 +430,9 @@ impl SimulatedCard {
     }
 
     fn sample_outputs(&mut self) {
+        if let Some(verilated) = &mut self.verilated {
+            verilated.show(&mut self.card);
+        }
         let card = &self.card;
         for port in 0..PORTS {
             if card.port_tx_valid[port].val() {
@@ -407,8 +478,16 @@ impl SimulatedCard {
                 keep: card.pcie_tx_keep.val().to_u64() as u8,
                 last: card.pcie_tx_last.val(),
             };
+            let first = *self.packet_began.get_or_insert(self.cycles);
+            let taken = self.root.take_tx(beat);
+            if beat.last {
+                self.packet_began = None;
+            }
+            if let (Some(packets), Ok(Some(event))) = (&mut self.packets, &taken) {
+                packets.push(Packet { first, last: self.cycles, event: *event });
+            }
             // The first fault is what matters; what comes after it may be its consequence.
-            match self.root.take_tx(beat) {
+            match taken {
                 Ok(Some(Event::Message(_))) => {
                     for vector in self.root.take_messages() {
                         self.fired |= 1 << vector;
@@ -423,7 +502,11 @@ impl SimulatedCard {
     }
 
     fn look_at_skew(&mut self) {
-        let times: Vec<u128> = (0..PORTS).filter_map(|port| self.card.leaf_exact(port)).collect();
+        let time = |port| match &self.verilated {
+            Some(verilated) => verilated.leaf_exact(port),
+            None => self.card.leaf_exact(port),
+        };
+        let times: Vec<u128> = (0..PORTS).filter_map(time).collect();
         if let (Some(least), Some(most)) = (times.iter().min(), times.iter().max()) {
             // Fractions of 2^-32 ns.
             let skew = (most - least) as f64 / 4_294_967_296.0;

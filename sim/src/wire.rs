@@ -27,20 +27,27 @@ pub struct Outgoing {
     pub error: bool,
 }
 
-/// Sends queued frames word by word, with a gap between two frames.
+/// Word times between two frames at least: 24 bytes of preamble, FCS and inter-frame gap (IEEE 802.3 §4.4.2).
+const GAP_WORDS: u64 = 3;
+
+/// Sends queued frames word by word, as fast as a wire of its speed brings them.
+///
+/// Frames follow each other with the smallest gap that Ethernet has, to the byte: at 1 Gbit/s (8 cycles a word) a
+/// frame of 60 bytes and its gap are 84 cycles. The gap is never shorter than three words.
 #[derive(Debug)]
 pub struct Sender {
     queue: VecDeque<Outgoing>,
     sent: usize,
-    gap_words: u32,
-    gap_left: u32,
+    cycles_per_word: u64,
+    /// When the next word is due, in eighths of a cycle: a byte takes as many as a word takes cycles.
+    due: u64,
 }
 
 impl Sender {
-    /// A sender that leaves `gap_words` word times between frames (Ethernet: preamble, FCS and
-    /// inter-frame gap are 24 bytes, IEEE 802.3 §4.4.2).
-    pub fn new(gap_words: u32) -> Self {
-        Self { queue: VecDeque::new(), sent: 0, gap_words, gap_left: 0 }
+    /// A sender on a wire that takes `cycles_per_word` cycles for eight bytes.
+    pub fn new(cycles_per_word: u64) -> Self {
+        assert!(cycles_per_word > 0, "a word takes at least a cycle");
+        Self { queue: VecDeque::new(), sent: 0, cycles_per_word, due: 0 }
     }
 
     /// Queues a frame of at least one byte.
@@ -54,13 +61,13 @@ impl Sender {
         self.queue.len()
     }
 
-    /// The word of this word time, if any.
-    pub fn next_word(&mut self) -> Option<Word> {
-        if self.gap_left > 0 {
-            self.gap_left -= 1;
+    /// The word that comes in this cycle, if any. To be asked once a cycle.
+    #[inline]
+    pub fn next_word(&mut self, cycle: u64) -> Option<Word> {
+        let frame = self.queue.front()?;
+        if self.due > 8 * cycle {
             return None;
         }
-        let frame = self.queue.front()?;
         let rest = &frame.bytes[self.sent..];
         let valid = rest.len().min(WORD_BYTES);
         let mut bytes = [0; WORD_BYTES];
@@ -72,11 +79,18 @@ impl Sender {
             last,
             error: last && frame.error,
         };
+        // A word that comes late because cycles are coarse doesn't make the next one late; one that comes
+        // after a pause does.
+        if 8 * cycle - self.due >= 8 {
+            self.due = 8 * cycle;
+        }
+        self.due += valid as u64 * self.cycles_per_word;
         self.sent += valid;
         if last {
+            let gap = GAP_WORDS * WORD_BYTES as u64 * self.cycles_per_word;
+            self.due = (self.due + gap).max(8 * (cycle + 1 + GAP_WORDS));
             self.queue.pop_front();
             self.sent = 0;
-            self.gap_left = self.gap_words;
         }
         Some(word)
     }
@@ -111,12 +125,12 @@ mod tests {
     fn frames_of_every_length_come_back_whole() {
         for length in 1..200usize {
             let frame: Vec<u8> = (0..length).map(|i| i as u8).collect();
-            let mut sender = Sender::new(3);
+            let mut sender = Sender::new(1);
             let mut receiver = Receiver::default();
             sender.push(Outgoing { bytes: frame.clone(), error: length % 2 == 0 });
             let mut words = 0;
             loop {
-                let word = sender.next_word().unwrap();
+                let word = sender.next_word(words).unwrap();
                 words += 1;
                 if let Some(back) = receiver.word(word) {
                     assert_eq!(back, frame);
@@ -124,8 +138,50 @@ mod tests {
                     break;
                 }
             }
-            assert_eq!(words, length.div_ceil(WORD_BYTES));
+            assert_eq!(words, length.div_ceil(WORD_BYTES) as u64);
             assert_eq!(sender.queued(), 0);
         }
+    }
+
+    /// The cycles in which frames of these lengths begin, queued together in cycle 0.
+    fn beginnings(cycles_per_word: u64, lengths: &[usize]) -> Vec<u64> {
+        let mut sender = Sender::new(cycles_per_word);
+        for &length in lengths {
+            sender.push(Outgoing { bytes: vec![0; length], error: false });
+        }
+        let mut begins = true;
+        let mut found = Vec::new();
+        for cycle in 0..100_000 {
+            if let Some(word) = sender.next_word(cycle) {
+                if begins {
+                    found.push(cycle);
+                }
+                begins = word.last;
+            }
+        }
+        assert_eq!(sender.queued(), 0);
+        found
+    }
+
+    #[test]
+    fn a_wire_at_one_gigabit_carries_a_byte_a_cycle() {
+        assert_eq!(beginnings(8, &[60, 548, 61, 1060, 60]), [0, 84, 656, 741, 1825]);
+    }
+
+    #[test]
+    fn at_eight_gigabits_there_are_three_words_between_frames() {
+        assert_eq!(beginnings(1, &[64, 61, 57, 64]), [0, 11, 22, 33]);
+    }
+
+    #[test]
+    fn a_pause_is_not_caught_up() {
+        let mut sender = Sender::new(8);
+        let frame = Outgoing { bytes: vec![0; 16], error: false };
+        sender.push(frame.clone());
+        let words: Vec<u64> = (0..100).filter(|&cycle| sender.next_word(cycle).is_some()).collect();
+        assert_eq!(words, [0, 8]);
+        sender.push(frame);
+        let words: Vec<u64> = (100..200).filter(|&cycle| sender.next_word(cycle).is_some()).collect();
+        assert_eq!(words, [100, 108]);
     }
 }

@@ -92,9 +92,16 @@ impl Ran {
     }
 }
 
-/// Runs `host-agent` with these arguments.
+/// Runs `host-agent` with these arguments. Verilated cards are kept where other tests keep theirs.
 pub fn agent<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Ran {
-    Command::new(program()).args(arguments).output().expect("host-agent starts").into()
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from);
+    Command::new(program())
+        .env("CHRONO_VERILATED", target.join("verilated"))
+        .args(arguments)
+        .output()
+        .expect("host-agent starts")
+        .into()
 }
 
 /// Runs `host-agent` in a shell that may write no file beyond `blocks` of 512 bytes: a disk that is full.

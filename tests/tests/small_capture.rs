@@ -55,6 +55,40 @@ fn every_write_is_journaled_once_and_every_moment_can_be_had_back() {
     }
 }
 
+/// The journal of either simulator is the same, clock and all: stamps are compared from the first one on, for the
+/// time base is set to the time of day.
+#[test]
+fn the_verilated_card_makes_the_same_journal() {
+    let set = CaptureSet::open("small");
+    let replayed = ["card", "verilated"].map(|engine| {
+        let folder = tempfile::tempdir().unwrap();
+        let mut arguments = set.replay_arguments(folder.path(), "64M");
+        arguments.extend(["--engine", engine, "--json"].map(String::from));
+        let replay = agent(&arguments).fine().json();
+        println!("{engine}: {} cycles, {} a second", replay["cycles"], replay["cycles_per_second"]);
+        assert_eq!(replay["engine"], engine);
+        let journal = text(&folder.path().join("journal"));
+        agent(["verify", &journal]).fine();
+        let mut log = agent(["log", &journal, "--json"]).fine().json_lines();
+        let first = log[0]["timestamp"].as_u64().unwrap();
+        for line in &mut log {
+            let stamp = line["timestamp"].as_u64().unwrap();
+            let line = line.as_object_mut().unwrap();
+            line.insert("timestamp".into(), (stamp - first).into());
+            // The same moment for people.
+            line.remove("time");
+        }
+        images::primaries_equal_the_last_moment(&set, folder.path());
+        (log, replay["cycles"].clone(), replay["worst_skew_ns"].clone())
+    });
+    let [card, verilated] = replayed;
+    assert_eq!(card.0.len(), set.count());
+    for (card, verilated) in card.0.iter().zip(&verilated.0) {
+        assert_eq!(card, verilated);
+    }
+    assert_eq!(card, verilated);
+}
+
 #[test]
 fn a_burst_drops_frames_for_room_and_offers_them_again() {
     let set = CaptureSet::open("small");

@@ -268,9 +268,11 @@ fn what_cant_be_meant_is_told_and_nothing_is_touched() {
     }
     agent(replay(folder.path(), &frames, &["--engine", "soft", "--vcd", "x"]))
         .failed(2, &["--vcd", "--engine card"]);
+    agent(replay(folder.path(), &frames, &["--engine", "verilated", "--vcd", "x"]))
+        .failed(2, &["--vcd", "--engine card"]);
     assert!(!folder.path().join("journal").exists());
     for (option, value, possible) in
-        [("--engine", "fpga", "card, soft"), ("--images", "all", "after, before, both")]
+        [("--engine", "fpga", "card, verilated, soft"), ("--images", "all", "after, before, both")]
     {
         let misuse = agent(replay(folder.path(), &frames, &[option, value]));
         assert!(misuse.stderr.contains(possible), "{}", misuse.stderr);

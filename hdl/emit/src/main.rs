@@ -1,24 +1,55 @@
-//! `emit-verilog [--ports N] OUT.v`: the gateware as Verilog, module `top`.
+//! `emit-verilog [--ports N | --block NAME] OUT.v`: the gateware, or a block of it, as Verilog, module `top`.
 
+use hdl::arbiter::Arbiter;
 use hdl::card::Card;
+use hdl::host::planner::Planner;
+use hdl::host::schedule::Schedule;
+use hdl::host::transmitter::Transmitter;
+use hdl::interlock::Interlock;
+use hdl::journal_engine::JournalEngine;
+use hdl::leaf_clock::LeafClock;
 use hdl::prelude::{check_all, generate_verilog, Block};
 use std::process::ExitCode;
 
 const USAGE: &str = "\
 Writes the gateware of the card as Verilog.
 
-Usage: emit-verilog [--ports N] OUT.v
+Usage: emit-verilog [--ports N | --block NAME] OUT.v
 
-  --ports N   ports of the card, 1 to 4 [default: 4]
-  OUT.v       file to write; `-` is standard output
+  --ports N      ports of the card, 1 to 4 [default: 4]
+  --block NAME   only this block, as small as it gets (two ports, rings of 8 KiB), for formal proofs:
+                 arbiter, interlock, journal-engine, leaf-clock, planner, schedule, transmitter
+  OUT.v          file to write; `-` is standard output
 
-Rings have 32 KiB, buffers 16 KiB, as in the standard configuration.";
+The card's rings have 32 KiB, its buffers 16 KiB, as in the standard configuration.";
+
+fn verilog_of<B: Block + Default>() -> Result<String, String> {
+    let mut block = Box::<B>::default();
+    block.connect_all();
+    check_all(&*block).map_err(|error| format!("RustHDL's checks: {error:?}"))?;
+    Ok(generate_verilog(&*block))
+}
 
 fn card<const P: usize>() -> Result<String, String> {
-    let mut card = Box::new(Card::<P, 12, 10, 11>::default());
-    card.connect_all();
-    check_all(&*card).map_err(|error| format!("RustHDL's checks of the card: {error:?}"))?;
-    Ok(generate_verilog(&*card))
+    verilog_of::<Card<P, 12, 10, 11>>()
+}
+
+/// Port numbers and blocks by name.
+fn verilog(what: &str) -> Option<Result<String, String>> {
+    Some(match what {
+        "1" => card::<1>(),
+        "2" => card::<2>(),
+        "3" => card::<3>(),
+        "4" => card::<4>(),
+        "arbiter" => verilog_of::<Arbiter<2>>(),
+        "interlock" => verilog_of::<Interlock<2>>(),
+        "journal-engine" => verilog_of::<JournalEngine<10, 8>>(),
+        "leaf-clock" => verilog_of::<LeafClock>(),
+        "planner" => verilog_of::<Planner<2, 10, 8>>(),
+        "schedule" => verilog_of::<Schedule<2, 8>>(),
+        "transmitter" => verilog_of::<Transmitter>(),
+        _ => return None,
+    })
 }
 
 fn misuse(what: &str) -> ExitCode {
@@ -27,7 +58,7 @@ fn misuse(what: &str) -> ExitCode {
 }
 
 fn main() -> ExitCode {
-    let mut ports = "4".to_owned();
+    let mut what = "4".to_owned();
     let mut out = None;
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
@@ -37,26 +68,24 @@ fn main() -> ExitCode {
                 return ExitCode::SUCCESS;
             }
             "--ports" => match arguments.next() {
-                Some(number) => ports = number,
-                None => return misuse("--ports needs a number"),
+                Some(number) if number.bytes().all(|b| b.is_ascii_digit()) => what = number,
+                _ => return misuse("--ports needs a number"),
+            },
+            "--block" => match arguments.next() {
+                Some(name) if !name.bytes().any(|b| b.is_ascii_digit()) => what = name,
+                _ => return misuse("--block needs a name"),
             },
             _ if out.is_none() && (argument == "-" || !argument.starts_with('-')) => out = Some(argument),
             _ => return misuse(&format!("`{argument}` isn't understood")),
         }
     }
-    let verilog = match ports.as_str() {
-        "1" => card::<1>(),
-        "2" => card::<2>(),
-        "3" => card::<3>(),
-        "4" => card::<4>(),
-        _ => return misuse(&format!("--ports {ports}: a card has 1 to 4 ports")),
-    };
-    let verilog = match verilog {
-        Ok(verilog) => verilog,
-        Err(error) => {
+    let verilog = match verilog(&what) {
+        Some(Ok(verilog)) => verilog,
+        Some(Err(error)) => {
             eprintln!("emit-verilog: {error}");
             return ExitCode::FAILURE;
         }
+        None => return misuse(&format!("`{what}`: a card has 1 to 4 ports, and blocks are those listed")),
     };
     match out.as_deref() {
         None => misuse("no file to write was named"),

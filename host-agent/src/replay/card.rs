@@ -2,12 +2,13 @@
 
 use super::engine::{Engine, Measured, Rings};
 use super::Beginning;
-use crate::arguments::Replay;
+use crate::arguments::{EngineKind, Replay};
 use crate::error::Error;
 use driver::{BringUp, Card, Counters, Driver, Record};
 use layout::registers::{ticks, CORE_HZ};
 use sim::target::VbladeModel;
-use sim::{CardOptions, SimulatedCard};
+use sim::verilator::user_cache;
+use sim::{CardOptions, SimulatedCard, Simulator};
 use std::time::{Duration, Instant};
 
 /// Cycles between two looks at what came out of the card.
@@ -39,7 +40,11 @@ impl CardEngine {
         allowed: u32,
         beginning: &Beginning,
     ) -> Result<Self, Error> {
-        let options = CardOptions { vcd: arguments.vcd.clone(), ..CardOptions::default() };
+        let simulator = match arguments.engine {
+            EngineKind::Verilated => Simulator::Verilator { cache: user_cache() },
+            _ => Simulator::RustHdl,
+        };
+        let options = CardOptions { simulator, vcd: arguments.vcd.clone(), ..CardOptions::default() };
         let card = SimulatedCard::new(options, Box::new(target)).map_err(|e| match &arguments.vcd {
             Some(path) => Error::io(path, "writing the waveform", e),
             None => Error::Failed(format!("making the simulated card: {e}")),

@@ -120,7 +120,7 @@ pub fn into(
         totals: Default::default(),
     };
     let result = match arguments.engine {
-        EngineKind::Card => {
+        EngineKind::Card | EngineKind::Verilated => {
             run.until_settled(CardEngine::bring_up(arguments, target, &table, allowed, &beginning)?)
         }
         EngineKind::Soft => {
@@ -145,11 +145,14 @@ fn check_ports(arguments: &Replay) -> Result<(), Error> {
 fn check_engine(arguments: &Replay) -> Result<(), Error> {
     let wrong = |what: &str| Err(Error::Misuse(what.into()));
     match arguments.engine {
-        EngineKind::Card if arguments.images != ImagesKind::After => wrong(
+        EngineKind::Card | EngineKind::Verilated if arguments.images != ImagesKind::After => wrong(
             "--images before and both need --engine soft: the card's gateware journals after-images only, so far",
         ),
         EngineKind::Soft if arguments.vcd.is_some() => {
             wrong("--vcd needs --engine card: the software engine has no signals to write down")
+        }
+        EngineKind::Verilated if arguments.vcd.is_some() => {
+            wrong("--vcd needs --engine card: the compiled card doesn't show its signals")
         }
         _ => Ok(()),
     }
@@ -166,7 +169,7 @@ fn images(arguments: &Replay) -> Images {
 /// The engine's ports, as the journal knows them.
 pub fn ports(arguments: &Replay) -> Vec<Port> {
     let (kind, name) = match arguments.engine {
-        EngineKind::Card => (PortKind::Card, "simulated card"),
+        EngineKind::Card | EngineKind::Verilated => (PortKind::Card, "simulated card"),
         EngineKind::Soft => (PortKind::Software, "software engine"),
     };
     let port = |port| Port { port, kind, arbiter: ARBITER, name: format!("{name}, port {port}") };

@@ -78,6 +78,7 @@ pub fn print(arguments: &Replay, outcome: &Outcome, output: &mut Output) -> Resu
             last_timestamp: recorded.last_timestamp,
             engine: match arguments.engine {
                 EngineKind::Card => "card",
+                EngineKind::Verilated => "verilated",
                 EngineKind::Soft => "soft",
             },
             cycles,

@@ -167,7 +167,7 @@ fn open_journal(
         drop(journal);
         journal = open()?;
     }
-    tell_what_was_found(&drain.journal, &journal, output);
+    tell_what_was_found(&drain.journal, &journal, false, output);
     let volumes = volumes(&journal.tables().volumes, &drain.volume)?;
     journal.set_volumes(&volumes)?;
     journal.set_ports(&ports)?;

@@ -13,7 +13,7 @@ run:
 	@tools/system-packages.sh e2fsprogs:/sbin/e2fsck python3:python3
 	tools/run-demo.sh
 
-test: lint rust-test nbd-clients verilog-lint synth-check
+test: lint rust-test nbd-clients verilog-lint synth-check cosim
 	@echo "make test: all passed"
 
 # Formatting, clippy and rustc's warnings.
@@ -89,12 +89,14 @@ cosim:
 	python3 tools/cosim.py "$$(tools/cosim-packages.sh)" $${CARGO_TARGET_DIR:-target}/release/host-agent
 
 # Linux's aoe initiator on two ports, a file system and a database on it, frames that get lost; the card drained in
-# another virtual machine; the journal proved against what left the uplink.
+# another virtual machine; a running vblade as the target (as root; TARGET=model: its model); the journal proved against
+# what left the uplink.
 .PHONY: system
 system:
-	@tools/system-packages.sh e2fsprogs:/sbin/e2fsck python3:python3 binutils:strip sqlite3:sqlite3
+	@tools/system-packages.sh e2fsprogs:/sbin/e2fsck python3:python3 binutils:strip sqlite3:sqlite3 \
+		vblade:/usr/sbin/vblade iproute2:ip
 	$(CARGO) build $(RELEASE) --quiet --package host-agent
-	python3 tools/system.py "$$(tools/cosim-packages.sh)" $${CARGO_TARGET_DIR:-target}/release/host-agent
+	python3 tools/system.py "$$(tools/cosim-packages.sh)" $${CARGO_TARGET_DIR:-target}/release/host-agent $(TARGET)
 
 # `cosim` with the agent killed and the card reset in the middle of traffic.
 .PHONY: cosim-faults

@@ -31,6 +31,8 @@ const TIME_FS: u64 = 2 * HALF_CORE_FS * 64 / 63;
 const READ_LIMIT: u64 = 10_000;
 /// Word times between two frames: 24 bytes of preamble, FCS and inter-frame gap (IEEE 802.3 §4.4.2).
 const GAP_WORDS: u32 = 3;
+/// Cycles between two looks whether a target elsewhere has answered.
+const POLL_INTERVAL: u64 = 256;
 /// Cycles between two looks at the leaf clocks' skew.
 const SKEW_INTERVAL: u64 = 1024;
 
@@ -336,6 +338,13 @@ impl SimulatedCard {
                 card.port_rx_error[port].next = word.error;
             }
         }
+        if self.cycles.is_multiple_of(POLL_INTERVAL) {
+            let mut answers = Vec::new();
+            self.target.poll(self.cycles, &mut answers);
+            let first = self.answers_made;
+            self.answers_made += answers.len() as u64;
+            self.answers.extend(flying(answers, self.cycles, first));
+        }
         while self.answers.peek().is_some_and(|Reverse((due, _, _))| *due <= self.cycles) {
             if let Some(Reverse((_, _, bytes))) = self.answers.pop() {
                 self.uplink_sender.push(Outgoing { bytes, error: false });
@@ -392,10 +401,9 @@ impl SimulatedCard {
                 }
                 let mut answers = Vec::new();
                 self.target.frame(&frame, self.cycles, &mut answers);
-                for (delay, answer) in answers {
-                    self.answers.push(Reverse((self.cycles + delay, self.answers_made, answer)));
-                    self.answers_made += 1;
-                }
+                let first = self.answers_made;
+                self.answers_made += answers.len() as u64;
+                self.answers.extend(flying(answers, self.cycles, first));
             }
         }
         if card.pcie_rx_valid.val() && card.pcie_rx_ready.val() {
@@ -438,6 +446,11 @@ impl SimulatedCard {
             Some(other) => Err(CardError::Gone(other.to_string())),
         }
     }
+}
+
+/// A target's answers on their way back, from cycle `now` on; `first` is the number of the first of them.
+fn flying(answers: Vec<(u64, Vec<u8>)>, now: u64, first: u64) -> impl Iterator<Item = Flying> {
+    (first..).zip(answers).map(move |(number, (delay, answer))| Reverse((now + delay, number, answer)))
 }
 
 fn root_region(region: &DmaRegion) -> Region {

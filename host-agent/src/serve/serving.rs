@@ -36,6 +36,7 @@ pub struct Serving {
     ports: Arc<SoftwarePorts>,
     devices: Arc<Devices>,
     volumes: Vec<Volume>,
+    writes_ahead: bool,
     shutdown: nbd::Shutdown,
     /// The session is open: nobody else has its turn.
     open: Mutex<bool>,
@@ -77,7 +78,7 @@ pub fn begin(
         indexes.iter().zip(&exports).map(|(index, export)| (*index, export.primary.bytes())).collect();
     let dirty = DirtyLog::begin(storage, id, boot_id(), &found, &served, SMALLEST_REGION_SHIFT);
     let dirty = dirty.map_err(failed("writing it"))?;
-    let journal = held.begin_ingest(&volumes, &[])?;
+    let journal = held.begin_ingest(&volumes, &[], settings.writes_ahead())?;
     let session = journal.opened().session;
     let owner = Arc::new(DeskOwner::new(desk));
     let served = indexes.iter().zip(&exports).map(|(index, export)| ports::path::Volume {
@@ -100,6 +101,7 @@ pub fn begin(
         devices: Arc::new(Devices::new(Arc::clone(&ports), owner, session)),
         ports,
         volumes,
+        writes_ahead: settings.writes_ahead(),
         shutdown: nbd::Shutdown::new().map_err(starting)?,
         open: Mutex::new(true),
         wanted_back: AtomicBool::new(false),
@@ -183,6 +185,13 @@ fn lines(recovered: &Recovered) -> Vec<String> {
             bytes(replayed)
         ));
     }
+    if let Some(since) = recovered.lost_since {
+        lines.push(format!(
+            "{name}: the machine went down: writes after {} that had not been flushed may be lost; moments from then up to \
+             now are not known, earlier and later ones are",
+            journal::rfc3339(since)
+        ));
+    }
     if let Some(why) = &recovered.whole {
         lines.push(format!("{name}: the log of dirty regions can't tell what was written last ({why}): everything was compared"));
     }
@@ -262,7 +271,7 @@ impl Serving {
         if *open {
             return true;
         }
-        let volumes = self.volumes.clone();
+        let (volumes, writes_ahead) = (self.volumes.clone(), self.writes_ahead);
         let begun = self.desk.call_between(move |held| {
             // As it is now: its base may be another.
             let known = held.journal()?.tables().volumes.clone();
@@ -270,7 +279,7 @@ impl Serving {
                 .into_iter()
                 .map(|volume| known.iter().find(|row| row.index == volume.index).cloned().unwrap_or(volume))
                 .collect();
-            Ok::<_, Error>(floor(&held.begin_ingest(&volumes, &[])?.end(), ARBITER))
+            Ok::<_, Error>(floor(&held.begin_ingest(&volumes, &[], writes_ahead)?.end(), ARBITER))
         });
         let Ok(Ok(floor)) = begun else { return false };
         self.ports.resume(floor);

@@ -25,7 +25,9 @@ impl Serving {
         let socket = folder.join("nbd.sock");
         let mut command = Command::new(program());
         command.current_dir(folder).args(["serve", "--journal", "j", "--socket"]).arg(&socket);
-        exports.iter().for_each(|export| drop(command.args(["--export", export])));
+        for export in exports {
+            command.args(["--export", export]);
+        }
         let child = command.args(more).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         let mut child = child.expect("host-agent starts");
         let said = Arc::new(Mutex::new(Vec::new()));

@@ -139,7 +139,7 @@ pub fn recover(
             None if !unclean => Vec::new(),
             None => {
                 done.whole.clone_from(&found.uncertain);
-                vec![0..volume.primary.bytes()]
+                std::iter::once(0..volume.primary.bytes()).collect()
             }
         };
         if unclean || !regions.is_empty() {

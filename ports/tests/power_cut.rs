@@ -61,7 +61,7 @@ struct Ticking(AtomicU64);
 impl Clock for Ticking {
     fn read(&self) -> Reading {
         let count = self.0.fetch_add(7, Ordering::Relaxed);
-        Reading { nanoseconds: if count % 50 == 0 { count / 2 } else { count }, error: Some(1000) }
+        Reading { nanoseconds: if count.is_multiple_of(50) { count / 2 } else { count }, error: Some(1000) }
     }
 }
 

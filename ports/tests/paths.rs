@@ -10,7 +10,7 @@ use machine::{Disk, Machine};
 use ports::clock::{Clock, HostClock};
 use ports::dirty_log::{self, DirtyLog, Found};
 use ports::export::FIRST_PORT;
-use ports::owner::{append_to, Handed, Outcome, Owner};
+use ports::owner::{append_to, Commit, Handed, Outcome, Owner};
 use ports::path::{floor, Durability, Images, Settings, SoftwarePorts};
 use ports::primary::{Opened, Primary};
 use rand::{Rng, SeedableRng};
@@ -322,6 +322,26 @@ fn a_failing_primary_is_told_and_journaled() {
     assert!(place.ports.checkpoint(false).is_err());
     assert!(place.ports.write(0, FIRST_PORT, &[4; 4096], 0).is_err());
     assert!(place.ports.flush(0).is_err());
+}
+
+/// While another command has the journal with its ports closed, what was handed over is still noted as durable.
+#[test]
+fn a_journal_whose_ports_are_closed_is_still_synced() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal");
+    let options = CreateOptions {
+        bytes: Some(2 << 20),
+        segment_bytes: None,
+        volumes: Vec::new(),
+        ports: Vec::new(),
+        writer: "paths".into(),
+    };
+    Journal::create(&path, &options).unwrap().close().unwrap();
+    let mut journal = Journal::open_ports_closed(&path, "paths").unwrap();
+    for sync in [Commit::No, Commit::Batches, Commit::Whole] {
+        let outcome = append_to(&mut journal, Handed { sync, ..Handed::default() });
+        assert!(outcome.result.is_ok(), "{sync:?}: {:?}", outcome.result);
+    }
 }
 
 #[test]

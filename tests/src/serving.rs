@@ -93,6 +93,9 @@ impl Serving {
 impl Drop for Serving {
     fn drop(&mut self) {
         // After a failed test; gone already if it was stopped.
+        if self.child.try_wait().is_ok_and(|ended| ended.is_none()) || std::thread::panicking() {
+            println!("--- the server said:\n{}\n---", self.said());
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

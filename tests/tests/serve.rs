@@ -241,6 +241,36 @@ fn before_images_survive_kills_without_a_gap() {
     }
 }
 
+/// Whoever was served when it stopped has to be made good before anything else goes on.
+#[test]
+fn a_killed_volume_is_not_forgotten() {
+    let place = Place::new(&["one", "two"]);
+    let serving = start(&place, &["one=one.img", "two=two.img"], &CREATE);
+    let mut client = Client::connect(serving.socket(), "two").unwrap();
+    client.write(0, &[5; 4096]).unwrap();
+    serving.end("-KILL");
+    let (journal, socket, one) = (place.text("j"), place.text("s"), format!("one={}", place.text("one.img")));
+    agent(["serve", "--journal", &journal, "--socket", &socket, "--export", &one])
+        .failed(1, &["volume two", "--export"]);
+    let serving = start(&place, &["one=one.img", "two=two.img"], &[]);
+    assert!(place.restore("two", "end") == place.read("two.img"));
+    assert!(place.read("two.img")[..4096] == [5; 4096]);
+    serving.end("-TERM");
+    // Ended in order, nobody is owed anything.
+    start(&place, &["one=one.img"], &[]).end("-TERM");
+    // Without the log everything is compared.
+    let serving = start(&place, &["one=one.img"], &[]);
+    let mut client = Client::connect(serving.socket(), "one").unwrap();
+    client.write(0, &[6; 4096]).unwrap();
+    serving.end("-KILL");
+    std::fs::remove_file(place.path("j.dirty")).unwrap();
+    let serving = start(&place, &["one=one.img"], &[]);
+    assert!(serving.said().contains("everything was compared"), "{}", serving.said());
+    assert!(place.restore("one", "end")[..4096] == [6; 4096]);
+    serving.end("-TERM");
+    place.sound();
+}
+
 #[test]
 fn hostile_and_vanishing_clients_disturb_nobody() {
     let place = Place::new(&["one"]);

@@ -72,6 +72,14 @@ pub fn begin(
         exports::volumes(&exports, settings.images, &tables, &sectors, &arguments.journal)?;
     let failed = |action| move |e| Error::io(log_path, action, e);
     let found = dirty_log::load(&*storage, id).map_err(failed("reading it"))?;
+    if let Some(owed) = found.owed().find(|owed| !indexes.contains(owed)) {
+        let name = tables.volume_at(owed).map_or_else(|| format!("number {owed}"), Volume::name);
+        return Err(Error::Failed(format!(
+            "volume {name} was served too when it stopped, and has not been made good since: give its --export as well. (If \
+             it is gone for good, remove {}; then everything is compared)",
+            log_path.display()
+        )));
+    }
     make_even(arguments, &exports, &found, held.journal()?, output)?;
     // Nothing is dirty from here on, and in this boot.
     let served: Vec<(u16, u64)> =
@@ -227,6 +235,7 @@ impl Serving {
 
     /// Until the daemon is told to end.
     fn stand_by(&self) {
+        let mut said = false;
         loop {
             self.desk.activity.wait_for_end(TRY_AGAIN);
             if self.desk.activity.is_ending() {
@@ -237,9 +246,11 @@ impl Serving {
                 self.desk.end_with(Error::Failed(why));
                 break;
             }
-            if self.wanted_back.load(Ordering::Acquire) && !self.reopen() {
+            let closed = self.wanted_back.load(Ordering::Acquire) && !self.reopen();
+            if closed && !std::mem::replace(&mut said, closed) {
                 say(format_args!("{}: writes can't go on yet; it is tried again", self.desk.name.display()));
             }
+            said = closed;
         }
         self.end();
         self.desk.activity.set_lodger(None);

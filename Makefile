@@ -1,7 +1,7 @@
 # Chronoswitch. `make run` shows what it does; `make test` proves it. Each installs what it needs: system
 # packages by name, Python tools into .tools, crates by cargo.
 
-.PHONY: run test lint rust-test verilog synth bench kill-test journal-exhaustive clean tools system-packages
+.PHONY: run test lint rust-test verilog synth bench kill-test journal-exhaustive soak clean tools system-packages
 
 # Simulation in a debug build is far too slow to be of use.
 CARGO := cargo
@@ -64,10 +64,25 @@ bench: system-packages
 	@tools/system-packages.sh libnbd-bin:nbdinfo
 	$(CARGO) build $(RELEASE) --quiet --package host-agent --bins --examples
 	$(CARGO) run $(RELEASE) --quiet --package host-agent --example image_speed -- build
+	$(CARGO) run $(RELEASE) --quiet --package host-agent --example serve_speed -- build
 
 # The agent killed at 50 random moments of a replay; CI runs fewer.
 kill-test: system-packages
-	CHRONO_KILLS=50 $(CARGO) test $(RELEASE) --package system-tests --test kill -- --nocapture
+	CHRONO_KILLS=50 $(CARGO) test $(RELEASE) --package system-tests --test kill --test serve -- --nocapture
+
+# Software ports for long, killed and restarted, beside images and merging; `make soak MINUTES=60`.
+MINUTES := 5
+KILLS := 20
+soak: system-packages
+	@tools/system-packages.sh fio:fio
+	mkdir -p build
+	$(CARGO) build $(RELEASE) --quiet --package host-agent
+	cd build && $(CARGO) run $(RELEASE) --quiet --package system-tests --example soak -- $(MINUTES) $(KILLS)
+
+# Software ports' crashes at length: power cuts at any write of any disk; CI runs a sample.
+.PHONY: power-cuts
+power-cuts: system-packages
+	CHRONO_SEEDS=5000 $(CARGO) test $(RELEASE) --package ports --test power_cut -- --nocapture
 
 # The journal's random worlds at length, every write torn at every sector, every byte flipped; CI runs a sample of each.
 journal-exhaustive: system-packages
@@ -79,6 +94,7 @@ journal-exhaustive: system-packages
 nbd-clients:
 	@tools/system-packages.sh libnbd-bin:nbdcopy qemu-utils:qemu-img fio:fio
 	$(CARGO) test $(RELEASE) --package nbd --test clients -- --ignored
+	$(CARGO) test $(RELEASE) --package system-tests --test serve_clients -- --ignored
 
 # The card in a slot of a virtual machine: a stock kernel's VFIO behind an emulated IOMMU, the host-agent as it is
 # built, traffic from outside. QEMU and the kernel are fetched by apt into .tools once (about 60 MB).

@@ -2,7 +2,7 @@
 # packages by name, Python tools into .tools, crates by cargo.
 
 .PHONY: run test lint rust-test verilog synth formal mutations line-rate differential bench kill-test liveness \
-	journal-exhaustive clean tools system-packages
+	journal-exhaustive soak clean tools system-packages
 
 # Simulation in a debug build is far too slow to be of use.
 CARGO := cargo
@@ -87,10 +87,25 @@ bench: system-packages
 	@tools/system-packages.sh libnbd-bin:nbdinfo
 	$(CARGO) build $(RELEASE) --quiet --package host-agent --bins --examples
 	$(CARGO) run $(RELEASE) --quiet --package host-agent --example image_speed -- build
+	$(CARGO) run $(RELEASE) --quiet --package host-agent --example serve_speed -- build
 
 # The agent killed at 50 random moments of a replay; CI runs fewer.
 kill-test: system-packages
-	CHRONO_KILLS=50 $(CARGO) test $(RELEASE) --package system-tests --test kill -- --nocapture
+	CHRONO_KILLS=50 $(CARGO) test $(RELEASE) --package system-tests --test kill --test serve -- --nocapture
+
+# Software ports for long, killed and restarted, beside images and merging; `make soak MINUTES=60`.
+MINUTES := 5
+KILLS := 20
+soak: system-packages
+	@tools/system-packages.sh fio:fio
+	mkdir -p build
+	$(CARGO) build $(RELEASE) --quiet --package host-agent
+	cd build && $(CARGO) run $(RELEASE) --quiet --package system-tests --example soak -- $(MINUTES) $(KILLS)
+
+# Software ports' crashes at length: power cuts at any write of any disk; CI runs a sample.
+.PHONY: power-cuts
+power-cuts: system-packages
+	CHRONO_SEEDS=5000 $(CARGO) test $(RELEASE) --package ports --test power_cut -- --nocapture
 
 # Target lost, host gone, rings full, another host: in each technique and acknowledge policy; CI runs one of them.
 liveness: system-packages
@@ -106,6 +121,7 @@ journal-exhaustive: system-packages
 nbd-clients:
 	@tools/system-packages.sh libnbd-bin:nbdcopy qemu-utils:qemu-img fio:fio
 	$(CARGO) test $(RELEASE) --package nbd --test clients -- --ignored
+	$(CARGO) test $(RELEASE) --package system-tests --test serve_clients -- --ignored
 
 # The card in a slot of a virtual machine: a stock kernel's VFIO behind an emulated IOMMU, the host-agent as it is
 # built, traffic from outside. QEMU and the kernel are fetched by apt into .tools once (about 60 MB).
@@ -116,12 +132,14 @@ cosim:
 	python3 tools/cosim.py "$$(tools/cosim-packages.sh)" $${CARGO_TARGET_DIR:-target}/release/host-agent
 
 # Linux's aoe initiator on two ports, a file system and a database on it, frames that get lost; the card drained in
-# another virtual machine; the journal proved against what left the uplink.
+# another virtual machine; a running vblade as the target (as root; TARGET=model: its model); the journal proved against
+# what left the uplink.
 .PHONY: system
 system:
-	@tools/system-packages.sh e2fsprogs:/sbin/e2fsck python3:python3 binutils:strip sqlite3:sqlite3
+	@tools/system-packages.sh e2fsprogs:/sbin/e2fsck python3:python3 binutils:strip sqlite3:sqlite3 \
+		vblade:/usr/sbin/vblade iproute2:ip
 	$(CARGO) build $(RELEASE) --quiet --package host-agent
-	python3 tools/system.py "$$(tools/cosim-packages.sh)" $${CARGO_TARGET_DIR:-target}/release/host-agent
+	python3 tools/system.py "$$(tools/cosim-packages.sh)" $${CARGO_TARGET_DIR:-target}/release/host-agent $(TARGET)
 
 # `cosim` with the agent killed and the card reset in the middle of traffic.
 .PHONY: cosim-faults

@@ -5,9 +5,11 @@ database. Another guest has the card in a slot and drains it into a journal. The
 that left the uplink, in that order, and no other; the image at random moments is, byte for byte, what those writes make;
 e2fsck finds each clean or recovers its journal, and the database is whole.
 
-    system.py TOOLS AGENT       CHRONO_SEED replays the choice of moments
+    system.py TOOLS AGENT [model]       CHRONO_SEED replays the choice of moments
 
-The target is the model of vblade inside the simulated card; what it heard is a capture of the uplink.
+The target is a running vblade, on a TAP in a network namespace of its own, which needs root; with `model` it is the model
+of vblade inside the simulated card. Either is late with an answer now and then, so that the initiator sends again. What
+left the uplink is captured.
 """
 import json, os, random, select, shutil, subprocess, sys, tempfile, time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
@@ -19,8 +21,8 @@ PORTS = [0, 1]
 MODULES = ["virtio_pci", "virtio_net", "aoe"]
 # One frame in so many gets lost, each way, at each port.
 LOSE = 61
-# One answer in so many is so many cycles late: a second or so, in which the initiator sends again.
-HESITATE = "37:100000"
+# One answer in so many is so many cycles, or seconds, late, in which the initiator sends again.
+HESITATE = {"model": "37:100000", "vblade": "37:1.5"}
 MOMENTS = 20
 
 
@@ -109,18 +111,19 @@ def whole_database(out, image, moment):
 
 def main():
     tools, agent = sys.argv[1:3]
+    target = sys.argv[3] if len(sys.argv) > 3 else "vblade"
     children = []
     with tempfile.TemporaryDirectory(prefix="system") as out:
         try:
-            run(tools, agent, out, children)
+            run(tools, agent, out, children, target)
         finally:
             for child in children:
                 if child.poll() is None:
-                    child.kill()
+                    child.terminate()
                     child.wait()
 
 
-def run(tools, agent, out, children):
+def run(tools, agent, out, children, target):
     began = time.monotonic()
 
     def say(what):
@@ -129,8 +132,17 @@ def run(tools, agent, out, children):
     with open(primary, "wb") as file:
         file.truncate(SIZE)
     sockets = {port: ("%s/peer%d" % (out, port), "%s/port%d" % (out, port)) for port in PORTS}
-    command = [agent, "card", "simulate", "--socket", out + "/card.sock", "--primary", VOLUME + "=" + primary,
-               "--uplink-capture", uplink, "--lose", str(LOSE), "--hesitate", HESITATE]
+    command = [agent, "card", "simulate", "--socket", out + "/card.sock", "--uplink-capture", uplink, "--lose", str(LOSE)]
+    if target == "model":
+        command += ["--primary", VOLUME + "=" + primary, "--hesitate", HESITATE[target]]
+    else:
+        ours, theirs = out + "/target", out + "/uplink"
+        command += ["--uplink", "%s:%s" % (theirs, ours)]
+        vblade = subprocess.Popen(["unshare", "--net", "python3", cosim.HERE + "/tools/uplink_tap.py", ours, theirs,
+                                   *VOLUME.split("."), primary, HESITATE[target]], stdout=subprocess.PIPE)
+        children.append(vblade)
+        if not vblade.stdout.readline():
+            sys.exit("vblade doesn't start: it needs root; without, there is: make system TARGET=model")
     for port, (ours, theirs) in sockets.items():
         command += ["--port", "%d=%s:%s" % (port, theirs, ours)]
     card = subprocess.Popen(command, stdout=subprocess.PIPE)

@@ -132,6 +132,8 @@ pub struct MissingSpan {
     pub to: u64,
     /// Why.
     pub reason: String,
+    /// Only moments inside aren't known.
+    pub bounded: bool,
 }
 
 /// What was found.
@@ -666,10 +668,12 @@ impl<'a> Gather<'a> {
             Ok(GapReason::UncleanStop) => "the writer stopped without ending its session".to_owned(),
             Ok(GapReason::ClockUnlocked) => "the port's clock was unlocked".to_owned(),
             Ok(GapReason::TimeJump) => "the time base jumped".to_owned(),
+            Ok(GapReason::WritesLost) => "primary lost writes that had not been flushed".to_owned(),
             Err(word) => format!("reason {word}"),
         };
         let (from, to) = (gap.from_timestamp.get(), note.timestamp.get());
-        self.gaps.push(MissingSpan { port: note.port, from, to, reason });
+        let bounded = gap.reason.get() == GapReason::WritesLost as u32;
+        self.gaps.push(MissingSpan { port: note.port, from, to, reason, bounded });
     }
 
     fn finish(mut self, payloads: &Payloads) -> Result<Vec<Found>, Error> {

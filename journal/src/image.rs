@@ -597,7 +597,9 @@ fn check_gaps(
         .iter()
         .filter(|gap| match prefer {
             // What the base is newer than it lacks nothing of.
-            Prefer::Last => gap.from < moment && gap.to > base && !closed(gap),
+            // Of after-images nothing is missing there.
+            Prefer::Last => !gap.bounded && gap.from < moment && gap.to > base && !closed(gap),
+            Prefer::First if gap.bounded => gap.from < moment && gap.to > moment,
             Prefer::First => gap.to > moment,
         })
         .cloned()

@@ -80,15 +80,26 @@ impl Journal {
 
     /// Opens the journal in `storage` like [`Journal::open_ports_closed`].
     pub fn open_ports_closed_on(storage: Arc<dyn Storage>, writer: &str) -> Result<Self, Error> {
-        Self::open_with(storage, writer, true)
+        Self::open_with(storage, writer, true, false)
     }
 
     /// Opens the journal in `storage`.
     pub fn open_on(storage: Arc<dyn Storage>, writer: &str) -> Result<Self, Error> {
-        Self::open_with(storage, writer, false)
+        Self::open_with(storage, writer, false, false)
     }
 
-    fn open_with(storage: Arc<dyn Storage>, writer: &str, ports_closed: bool) -> Result<Self, Error> {
+    /// Opens the journal in `storage` for ports that let a write through only when its entry is durable: if such a session
+    /// is killed no entry is missing, so it leaves no gap.
+    pub fn open_writing_ahead_on(storage: Arc<dyn Storage>, writer: &str) -> Result<Self, Error> {
+        Self::open_with(storage, writer, false, true)
+    }
+
+    fn open_with(
+        storage: Arc<dyn Storage>,
+        writer: &str,
+        ports_closed: bool,
+        writes_ahead: bool,
+    ) -> Result<Self, Error> {
         // What a killed owner wrote may be in the page cache only, and would be taken for durable.
         storage::sync(&*storage)?;
         let mut head = Head::load(&*storage)?;
@@ -101,7 +112,7 @@ impl Journal {
         let repaired = repair(&*storage, &mut head)?;
         cut(&*storage, &head, &found.ending, &directory.unfinished)?;
         let mut journal = Self::resume(storage, head, directory, found, repaired)?;
-        journal.ports_closed = ports_closed;
+        (journal.ports_closed, journal.writes_ahead) = (ports_closed, writes_ahead);
         journal.begin_session(writer)
     }
 
@@ -146,10 +157,12 @@ impl Journal {
             durable_batch: 0,
             note_generation,
             note_is_behind: false,
+            prepared: (u32::MAX, 0),
             opened,
             roll: None,
             merge_halvings: 0,
             ports_closed: false,
+            writes_ahead: false,
             stopped: false,
             committing: false,
             lent: 0,

@@ -28,6 +28,10 @@ pub trait Storage: Send + Sync {
     fn start_writeback(&self, _offset: u64, _bytes: u64) {}
     /// Hints that these bytes, durable by now, won't be read soon, so that memory is better used for others.
     fn forget(&self, _offset: u64, _bytes: u64) {}
+    /// These bytes, which hold nothing that counts, are going to be written in small pieces with a sync behind each. Where
+    /// the first write to a place costs more than later ones (blocks that are allocated and were never written), that may
+    /// be done now for all of them. Promises nothing.
+    fn prepare(&self, _offset: u64, _bytes: u64) {}
     /// Pins the segment that begins at `offset` for as long as this storage is open.
     fn pin(&self, _offset: u64) -> io::Result<()> {
         Ok(())
@@ -240,6 +244,25 @@ impl Storage for FileStorage {
         let bytes = std::num::NonZeroU64::new(bytes);
         // A hint: a file system that doesn't take it keeps them.
         let _ = rustix::fs::fadvise(&self.file, offset, bytes, rustix::fs::Advice::DontNeed);
+    }
+
+    fn prepare(&self, offset: u64, bytes: u64) {
+        // What was allocated and never written is a hole to the file system.
+        let data = match rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Data(offset)) {
+            Ok(data) => data,
+            Err(rustix::io::Errno::NXIO) => u64::MAX,
+            Err(_) => return,
+        };
+        let (zeroes, end) = (vec![0; 1 << 20], data.min(offset.saturating_add(bytes)));
+        let mut at = offset;
+        while at < end {
+            let piece = (end - at).min(zeroes.len() as u64) as usize;
+            match self.file.write_at(&zeroes[..piece], at) {
+                Ok(written) if written > 0 => at += written as u64,
+                // Whoever writes there in earnest hears of it.
+                _ => return,
+            }
+        }
     }
 
     fn pin(&self, offset: u64) -> io::Result<()> {

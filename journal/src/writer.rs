@@ -132,6 +132,8 @@ pub struct Journal {
     pub(crate) durable: Durable,
     pub(crate) durable_batch: u64,
     pub(crate) note_generation: u64,
+    /// Slot of a segment, and up to where in it places are ready for small writes.
+    pub(crate) prepared: (u32, u64),
     /// The last note is written and perhaps not durable.
     pub(crate) note_is_behind: bool,
     pub(crate) opened: Opened,
@@ -139,6 +141,8 @@ pub struct Journal {
     pub(crate) roll: Option<(u64, u64)>,
     /// How often the input of a step of merging is halved: what was made of it had no room.
     pub(crate) merge_halvings: u32,
+    /// Every entry is durable before its write is let through.
+    pub(crate) writes_ahead: bool,
     /// No port is open: only the owner's own records are appended.
     pub(crate) ports_closed: bool,
     /// A write or sync failed: what is on the disk is not known.
@@ -150,6 +154,10 @@ pub struct Journal {
     /// See [`Journal::keep_for_merging`].
     pub(crate) kept_for_merging: u32,
 }
+
+/// So much is got ready at once for small writes, and as soon as less than that is left.
+const PREPARED: u64 = 4 << 20;
+const PREPARED_LEAST: u64 = 256 << 10;
 
 /// A commit under way: see [`Journal::begin_commit`].
 pub(crate) struct Commit {
@@ -439,7 +447,9 @@ impl Journal {
             last_timestamp: self.chain.written_timestamp.into(),
             written: now().into(),
             previous_crc: self.chain.batch_crc.into(),
-            flags: (flags | if self.ports_closed { batch_flags::PORTS_CLOSED } else { 0 }).into(),
+            flags: (flags
+                | if self.ports_closed || self.writes_ahead { batch_flags::PORTS_CLOSED } else { 0 })
+            .into(),
             head_crc: 0.into(),
             head_bytes: 0.into(),
             batch_bytes: 0.into(),
@@ -617,6 +627,7 @@ impl Journal {
     /// for a torn tail, if the machine stops (`docs/decisions/0072-one-sync-a-flush.md`). Let a [`Journal::sync`] follow
     /// when nothing else does.
     pub fn sync_batches(&mut self) -> Result<Durable, Error> {
+        self.prepare();
         self.flush()?;
         if self.durable_batch < self.chain.batch {
             let begun = Commit { note_waits: false, ..self.begin_commit() };
@@ -624,6 +635,21 @@ impl Journal {
             self.finish_commit(begun, ran)?;
         }
         Ok(self.durable.clone())
+    }
+
+    /// Small batches, each with a sync, are going to come: what lies ahead in the segment is got ready for them.
+    fn prepare(&mut self) {
+        let (slot, next) = (self.segment.place.slot, self.segment.next);
+        if self.prepared.0 == slot && next + PREPARED_LEAST <= self.prepared.1 {
+            return;
+        }
+        let end = self.head.geometry.segment_bytes - BLOCK_BYTES as u64;
+        let until = end.min(next + PREPARED);
+        if next < until {
+            self.storage.prepare(self.head.geometry.segment_offset(slot) + next, until - next);
+        }
+        // At the segment's end there is nothing more to be done.
+        self.prepared = (slot, if until == end { u64::MAX } else { until });
     }
 
     /// A commit, from begin to end.

@@ -1,5 +1,6 @@
 //! `docs/formats.md` says of every field of the journal file what `layout` says.
 
+use layout::dirty_log::{Header as DirtyHeader, Row as DirtyRow};
 use layout::journal_file::*;
 use std::collections::BTreeMap;
 
@@ -237,6 +238,8 @@ fn the_document_has_every_field_where_it_is() {
         IndexRow { lba, sectors, timestamp, order, payload, volume, flags, kind, status, port, encoding }
     );
     check!(tables, NoteRow { number, timestamp, descriptor, flags, kind, port, status, span });
+    check!(tables, DirtyHeader { prefix, journal_id, generation, boot_id, flags, rows, bytes, reserved });
+    check!(tables, DirtyRow { volume, region_shift, reserved, regions });
     assert!(tables.is_empty(), "the document describes what doesn't exist: {:?}", tables.keys());
 }
 
@@ -260,6 +263,7 @@ fn the_document_has_the_places_and_magics() {
         magic::BATCH,
         magic::SEAL,
         magic::BASE,
+        layout::dirty_log::MAGIC,
     ] {
         let text = String::from_utf8(magic.to_vec()).unwrap();
         assert!(DOCUMENT.contains(&format!("Magic `{text}`")), "{text}");

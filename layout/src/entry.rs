@@ -247,6 +247,9 @@ pub enum GapReason {
     ClockUnlocked = 3,
     /// The time base jumped.
     TimeJump = 4,
+    /// No entry is missing, but primary lost writes that had not been flushed, and before-images can't give them back:
+    /// moments inside are not known, those before and behind are.
+    WritesLost = 5,
 }
 
 impl GapReason {
@@ -257,6 +260,7 @@ impl GapReason {
             2 => Ok(Self::UncleanStop),
             3 => Ok(Self::ClockUnlocked),
             4 => Ok(Self::TimeJump),
+            5 => Ok(Self::WritesLost),
             other => Err(other),
         }
     }

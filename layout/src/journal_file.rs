@@ -583,7 +583,8 @@ pub mod batch_flags {
     pub const SESSION_END: u32 = 1 << 1;
     /// After an unclean stop no entry has come yet, so the gap's end isn't known yet.
     pub const GAP_PENDING: u32 = 1 << 2;
-    /// No port was open in this session: it misses nothing if it doesn't end in order.
+    /// No port was open in this session, or every entry was durable before its write was let through: it misses nothing if
+    /// it doesn't end in order.
     pub const PORTS_CLOSED: u32 = 1 << 3;
 }
 

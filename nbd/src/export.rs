@@ -3,6 +3,7 @@
 use crate::End;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A block device to be shown.
 ///
@@ -76,6 +77,12 @@ pub trait Export: Send + Sync {
     /// case one request that waits for long holds up those behind it, once.
     fn may_wait(&self) -> bool {
         false
+    }
+
+    /// A read or write that takes longer shows that the export has to wait: the next go to the workers. Asked once a
+    /// connection.
+    fn patience(&self) -> Duration {
+        crate::limits::SLOW
     }
 
     /// Whether a write of so many bytes would have to wait for something now, for long perhaps: then it is run beside the

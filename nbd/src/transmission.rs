@@ -8,7 +8,7 @@
 use crate::execute::execute;
 use crate::handshake::Negotiated;
 use crate::input::Input;
-use crate::limits::{Limits, BATCH_BYTES, INLINE_BYTES, MAXIMUM_DESCRIPTORS, REQUESTS_AFTER_SLOW, SLOW};
+use crate::limits::{Limits, BATCH_BYTES, INLINE_BYTES, MAXIMUM_DESCRIPTORS, REQUESTS_AFTER_SLOW};
 use crate::outbox::{Charge, Outbox};
 use crate::reply::Replies;
 use crate::request::{understand, Command, Failure};
@@ -18,7 +18,7 @@ use layout::nbd::{command, BlockDescriptor, RequestHeader, REQUEST_MAGIC};
 use socket2::Socket;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::{self, Scope};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use zerocopy::byteorder::big_endian::U64;
 
 /// A request for the workers.
@@ -45,8 +45,8 @@ impl Pace {
         let _ = self.wary.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
     }
 
-    fn took(&self, begin: Instant) {
-        if begin.elapsed() > SLOW {
+    fn took(&self, begin: Instant, patience: Duration) {
+        if begin.elapsed() > patience {
             self.wary.store(REQUESTS_AFTER_SLOW, Ordering::Relaxed);
         }
     }
@@ -56,6 +56,8 @@ struct Transmission<'a> {
     agreed: &'a Negotiated,
     /// See [`Export::may_wait`](crate::Export::may_wait).
     may_wait: bool,
+    /// See [`Export::patience`](crate::Export::patience).
+    patience: Duration,
     outbox: Outbox<'a>,
     workers: Workers<Job>,
     reads: Pace,
@@ -67,6 +69,7 @@ pub(crate) fn run(socket: &Socket, agreed: &Negotiated, limits: &Limits) -> End 
     let transmission = Transmission {
         agreed,
         may_wait: agreed.export.may_wait(),
+        patience: agreed.export.patience(),
         outbox: Outbox::new(socket, limits),
         workers: Workers::new(),
         reads: Pace::default(),
@@ -118,7 +121,7 @@ impl Transmission<'_> {
         let begin = Instant::now();
         execute(self.agreed, job.cookie, job.command, &job.payload, &mut replies);
         if let Some(pace) = pace {
-            pace.took(begin);
+            pace.took(begin, self.patience);
         }
         self.outbox.put(replies, job.charge);
     }
@@ -195,7 +198,7 @@ impl<'a> Receiver<'a> {
             let begin = Instant::now();
             let payload = self.input.take(length);
             execute(transmission.agreed, header.cookie, Ok(command), payload, &mut self.batch);
-            pace.took(begin);
+            pace.took(begin, transmission.patience);
             self.batch_charge.add(charge);
             if self.batch.len() >= BATCH_BYTES || !pace.is_quick() {
                 self.send_batch();

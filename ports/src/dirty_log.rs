@@ -19,8 +19,9 @@ use zerocopy::{FromBytes, IntoBytes};
 
 /// Bytes of the file.
 pub const FILE_BYTES: u64 = 2 * SLOT_BYTES as u64;
-/// Regions that are marked ahead where writes come one region after the other.
-const AHEAD: usize = 8;
+/// Each mark takes twice as many regions along as the one before since the last checkpoint, up to 2 to the power of this: so
+/// that new places cost few syncs, whether they come in a row or anywhere. What isn't written to is cleared again.
+const MOST_ALONG: u32 = 6;
 
 /// The marks of a volume, as they are in the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +48,12 @@ pub struct Found {
 }
 
 impl Found {
+    /// Volumes that were served when it was written and did not end in order: each has to be made good before the log is
+    /// begun anew.
+    pub fn owed(&self) -> impl Iterator<Item = u16> + '_ {
+        self.marks.iter().filter(|_| self.clean == Some(false)).map(|marks| marks.volume)
+    }
+
     /// The dirty regions of a volume, in bytes, rising, neighbours joined; `None`: all of it may be.
     pub fn regions(&self, volume: u16) -> Option<Vec<Range<u64>>> {
         if self.uncertain.is_some() {
@@ -182,6 +189,8 @@ struct Inner {
     generation: u64,
     replay: bool,
     clean: bool,
+    /// How often something was marked since the last checkpoint.
+    marks: u32,
     /// Of volumes that aren't served now.
     others: Vec<Marks>,
     /// A write failed: what the file says is not known, so nothing more may become dirty.
@@ -206,6 +215,7 @@ impl DirtyLog {
             generation: found.generation,
             replay: false,
             clean: false,
+            marks: 0,
             others: others.cloned().collect(),
             failed: false,
             slot: Vec::new(),
@@ -248,16 +258,16 @@ impl DirtyLog {
         }
         let mut inner = self.inner();
         let regions = served.regions(bytes);
-        let mut new: Vec<usize> = regions.clone().filter(|region| !served.is_marked(*region)).collect();
-        if new.is_empty() {
+        if regions.clone().all(|region| served.is_marked(region)) {
             // Somebody else has just done it.
             return Ok(());
         }
-        if regions.start > 0 && served.is_marked(regions.start - 1) {
-            let ahead = regions.end..(regions.end + AHEAD).min(served.last.len());
-            new.extend(ahead.filter(|region| !served.is_marked(*region)));
-        }
+        let along = 1 << inner.marks.min(MOST_ALONG);
+        let around =
+            regions.start / along * along..regions.end.next_multiple_of(along).min(served.last.len());
+        let new: Vec<usize> = around.filter(|region| !served.is_marked(*region)).collect();
         self.write(&mut inner, &[(row, &new)])?;
+        inner.marks += 1;
         for region in new {
             served.marked[region / 64].fetch_or(1 << (region % 64), Ordering::Release);
         }
@@ -281,7 +291,9 @@ impl DirtyLog {
 
     /// Writes the marks as they are, durably.
     pub fn save(&self) -> io::Result<()> {
-        self.write(&mut self.inner(), &[])
+        let mut inner = self.inner();
+        inner.marks = 0;
+        self.write(&mut inner, &[])
     }
 
     /// Everything is made durable, and the session has ended in order.

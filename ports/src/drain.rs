@@ -31,7 +31,16 @@ impl SoftwarePorts {
     /// Hands everything over up to the entry with this number, and what is ready behind it. With `sync` it is durable on
     /// return.
     pub(crate) fn commit(&self, number: u64, sync: bool) -> io::Result<()> {
-        let is_done = || sync && self.durable.load(Ordering::Acquire) >= number;
+        self.commit_unless(number, sync, || sync && self.durable.load(Ordering::Acquire) >= number)
+    }
+
+    /// Hands over everything that there is, completions behind the last entry too, and makes it durable.
+    pub(crate) fn commit_all(&self) -> io::Result<()> {
+        let number = self.lock().block.last_number();
+        self.commit_unless(number, true, || false)
+    }
+
+    fn commit_unless(&self, number: u64, sync: bool, is_done: impl Fn() -> bool) -> io::Result<()> {
         if is_done() {
             return Ok(());
         }

@@ -6,11 +6,16 @@ use nbd::{BlockSizes, Event, Export, Exports, Extent};
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 /// First port of software ports; those of cards come before.
 pub const FIRST_PORT: u8 = 128;
 /// Software ports: as many clients can write at once.
 pub const PORTS: u8 = 64;
+
+/// A write that has room goes into memory and into the page cache: longer than this it takes only if primary's device is
+/// behind. Less would be the scheduler's doing on a busy host, and other threads wouldn't be faster.
+const PATIENCE: Duration = Duration::from_millis(10);
 
 /// Lets a client's port be known before its first write.
 pub trait Doorkeeper: Send + Sync {
@@ -220,6 +225,10 @@ impl Export for Client {
     fn write_waits(&self, bytes: u32) -> bool {
         // The first write takes the port, which waits for the journal.
         self.port.get().is_none_or(|port| !self.ports.has_room(*port, bytes as usize))
+    }
+
+    fn patience(&self) -> Duration {
+        PATIENCE
     }
 
     fn flush_waits(&self) -> bool {

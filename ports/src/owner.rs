@@ -57,8 +57,8 @@ pub fn append_to(journal: &mut Journal, handed: Handed) -> Outcome {
     let appended = {
         let records: Vec<Record<'_>> =
             taken.iter().map(|drained| Record::new(drained.header, &drained.payload)).collect();
-        match records.is_empty() && sync == Commit::No {
-            // Watermarks alone can wait for the next records.
+        match records.is_empty() {
+            // Watermarks alone can wait for the next records; and the journal's ports may be closed.
             true => Ok(journal.end().order),
             false => journal.append(&records, &delivered),
         }

@@ -500,6 +500,7 @@ impl SoftwarePorts {
             // It was durable before it was answered.
             return self.check();
         }
+        self.check()?;
         let number = self.lock().block.last_number();
         self.commit(number, true)
     }
@@ -530,9 +531,8 @@ impl SoftwarePorts {
             }
             state = self.wait(state, Duration::from_millis(100));
         }
-        let number = state.block.last_number();
         drop(state);
-        self.commit(number, true).inspect_err(|_| self.lock().block.open_again())
+        self.commit_all().inspect_err(|_| self.lock().block.open_again())
     }
 
     /// Lets writes in again, behind where the journal ends now.

@@ -35,7 +35,7 @@ pub trait Primary: Send + Sync {
 }
 
 /// Zeroes that are written where holes can't be punched.
-const ZEROES: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
 
 /// What files and devices are open, so that two exports of one file share it.
 #[derive(Debug, Default)]

@@ -12,7 +12,7 @@
 use crate::dirty_log::Found;
 use crate::primary::Primary;
 use journal::resync::Resynced;
-use journal::{Journal, JournalReader, PreviousEnd};
+use journal::{Entry, Journal, JournalReader, PreviousEnd};
 use layout::entry::{Encoding, Kind, Updated};
 use layout::journal_file::technique;
 use layout::SECTOR_BYTES;
@@ -30,7 +30,7 @@ pub struct ToRecover<'a> {
 }
 
 /// What was done for a volume.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recovered {
     /// Its name.
     pub name: String,
@@ -38,6 +38,10 @@ pub struct Recovered {
     pub replayed: (u64, u64),
     /// What was compared; `None`: nothing had to be.
     pub resynced: Option<Resynced>,
+    /// Writes that had been let through and not answered, and were settled.
+    pub settled: u64,
+    /// Before-images alone, and the machine went down: moments from this stamp on up to now aren't known.
+    pub lost_since: Option<u64>,
     /// Everything was compared, for this reason.
     pub whole: Option<String>,
 }
@@ -96,8 +100,7 @@ pub fn recover(
     let rebooted = boot_id == [0; 16] || boot_id != found.boot_id;
     let mut recovered = Vec::new();
     for volume in volumes {
-        let mut done =
-            Recovered { name: volume.name.to_owned(), replayed: (0, 0), resynced: None, whole: None };
+        let mut done = Recovered { name: volume.name.to_owned(), ..Recovered::default() };
         let Ok(row) = journal.tables().volume(volume.name).cloned() else {
             // It is new.
             continue;
@@ -116,13 +119,27 @@ pub fn recover(
         } else {
             synced.map_err(|e| primary_error(volume, "making it durable", e))?;
         }
+        if !redo && rebooted && lags && unclean {
+            // The journal has what was there before, and not what came after: what isn't in primary any more is nowhere.
+            journal.note_lost_writes(volume.name, row.primary.1).map_err(of(volume.name))?;
+            done.lost_since = Some(row.primary.1);
+        }
+        if unclean {
+            done.settled = settle(journal, row.index, redo.then_some(row.primary.0), volume).map_err(
+                |error| match error {
+                    Failed::Journal(source) => of(volume.name)(source),
+                    Failed::Primary(action, source) => primary_error(volume, action, source),
+                },
+            )?;
+            volume.primary.sync().map_err(|e| primary_error(volume, "making it durable", e))?;
+        }
         let regions = match found.regions(row.index) {
             _ if !ahead => Vec::new(),
             Some(regions) => regions,
             None if !unclean => Vec::new(),
             None => {
                 done.whole.clone_from(&found.uncertain);
-                vec![0..volume.primary.bytes()]
+                std::iter::once(0..volume.primary.bytes()).collect()
             }
         };
         if unclean || !regions.is_empty() {
@@ -136,7 +153,7 @@ pub fn recover(
                 .set_primary_checkpoint(&[row.index], (end.order, end.timestamp))
                 .map_err(of(volume.name))?;
         }
-        if done.replayed.0 > 0 || done.resynced.is_some() {
+        if done.replayed.0 > 0 || done.resynced.is_some() || done.lost_since.is_some() {
             recovered.push(done);
         }
     }
@@ -162,31 +179,55 @@ fn primary_error(volume: &ToRecover<'_>, action: impl Into<String>, source: io::
 fn replay(journal: &Journal, volume: u16, after: u64, to: &ToRecover<'_>) -> Result<(u64, u64), Failed> {
     let reader = JournalReader::open_on(journal.storage())?;
     let (mut entries, mut bytes) = (0, 0);
-    // What lies past the end that the volume has now is gone for good.
-    let size = to.primary.bytes();
     for entry in reader.entries()? {
         let entry = entry?;
-        let (header, kind) = (&entry.record.header, entry.record.kind);
         let executed = !matches!(entry.updated, Updated::Refused | Updated::Cancelled);
-        if entry.order <= after || header.volume.get() != volume || !executed || kind == Kind::Before {
-            continue;
+        let of_volume = entry.record.header.volume.get() == volume;
+        if entry.order > after && of_volume && executed && entry.record.kind != Kind::Before {
+            bytes += execute(&reader, &entry, to)?;
+            entries += 1;
         }
-        let (offset, length) =
-            (header.lba() * SECTOR_BYTES as u64, u64::from(header.sectors.get()) * SECTOR_BYTES as u64);
-        if offset + length > size {
-            continue;
-        }
-        let written = if header.encoding == Encoding::Zero as u8 {
-            to.primary.zero_at(offset, length, true)
-        } else {
-            let payload = reader.payload(&entry.record)?;
-            // Of both images the second is the one after.
-            to.primary.write_at(&payload[payload.len() - length as usize..], offset)
-        };
-        written
-            .map_err(|e| Failed::Primary(format!("replaying order:{} at offset {offset}", entry.order), e))?;
-        entries += 1;
-        bytes += length;
     }
     Ok((entries, bytes))
+}
+
+/// Entries that were durable and not answered when their session ended: with after-images they are executed now (nothing that
+/// overlaps came behind them, if they lie behind the checkpoint `after`), else nobody will ever know. How many there were.
+fn settle(journal: &mut Journal, volume: u16, after: Option<u64>, to: &ToRecover<'_>) -> Result<u64, Failed> {
+    let reader = JournalReader::open_on(journal.storage())?;
+    let mut pending = Vec::new();
+    for entry in reader.entries()? {
+        let entry = entry?;
+        if entry.record.header.volume.get() == volume && entry.updated == Updated::Pending {
+            pending.push(entry);
+        }
+    }
+    for entry in &pending {
+        let executed = after.is_some_and(|after| entry.order > after);
+        if executed {
+            execute(&reader, entry, to)?;
+        }
+        journal.settle(&entry.record, if executed { Updated::Updated } else { Updated::Unknown })?;
+    }
+    Ok(pending.len() as u64)
+}
+
+/// Writes an entry's data to primary. How many bytes that were.
+fn execute(reader: &JournalReader, entry: &Entry, to: &ToRecover<'_>) -> Result<u64, Failed> {
+    let header = &entry.record.header;
+    let (offset, length) =
+        (header.lba() * SECTOR_BYTES as u64, u64::from(header.sectors.get()) * SECTOR_BYTES as u64);
+    // What lies past the end that the volume has now is gone for good.
+    if offset + length > to.primary.bytes() {
+        return Ok(0);
+    }
+    let written = if header.encoding == Encoding::Zero as u8 {
+        to.primary.zero_at(offset, length, true)
+    } else {
+        let payload = reader.payload(&entry.record)?;
+        // Of both images the second is the one after.
+        to.primary.write_at(&payload[payload.len() - length as usize..], offset)
+    };
+    written.map_err(|e| Failed::Primary(format!("replaying order:{} at offset {offset}", entry.order), e))?;
+    Ok(length)
 }

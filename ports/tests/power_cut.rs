@@ -61,7 +61,7 @@ struct Ticking(AtomicU64);
 impl Clock for Ticking {
     fn read(&self) -> Reading {
         let count = self.0.fetch_add(7, Ordering::Relaxed);
-        Reading { nanoseconds: if count % 50 == 0 { count / 2 } else { count }, error: Some(1000) }
+        Reading { nanoseconds: if count.is_multiple_of(50) { count / 2 } else { count }, error: Some(1000) }
     }
 }
 
@@ -211,7 +211,11 @@ impl World {
         let log = DirtyLog::begin(self.disks.log.clone(), id, self.boot, &found, &served, REGION_SHIFT);
         let log = log.map_err(|e| said(&e))?;
         journal.close().map_err(|e| said(&e))?;
-        let journal = Journal::open_on(storage, "power cut").map_err(|e| said(&e))?;
+        let journal = match self.settings.writes_ahead() {
+            true => Journal::open_writing_ahead_on(storage, "power cut"),
+            false => Journal::open_on(storage, "power cut"),
+        };
+        let journal = journal.map_err(|e| said(&e))?;
         assert_ne!(journal.opened().previous, PreviousEnd::Unclean);
         let floor = floor(&journal.end(), ARBITER);
         self.stamp = self.stamp.max(floor.0);

@@ -4,6 +4,7 @@ pub mod co_check;
 pub mod hesitant_target;
 pub mod pcie_root;
 pub mod simulated_card;
+pub mod socket_target;
 pub mod target;
 pub mod uplink_capture;
 pub mod verilated_card;

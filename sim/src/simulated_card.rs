@@ -30,6 +30,8 @@ const HALF_CORE_FS: u64 = 500_000_000_000_000 / (CORE_HZ / 1000) / 1000;
 const TIME_FS: u64 = 2 * HALF_CORE_FS * 64 / 63;
 /// Cycles that a register read may take before the card counts as gone.
 const READ_LIMIT: u64 = 10_000;
+/// Cycles between two looks whether a target elsewhere has answered.
+const POLL_INTERVAL: u64 = 256;
 /// Cycles between two looks at the leaf clocks' skew.
 const SKEW_INTERVAL: u64 = 1024;
 
@@ -404,6 +406,13 @@ impl SimulatedCard {
                 card.port_rx_error[port].next = word.error;
             }
         }
+        if self.cycles.is_multiple_of(POLL_INTERVAL) {
+            let mut answers = Vec::new();
+            self.target.poll(self.cycles, &mut answers);
+            let first = self.answers_made;
+            self.answers_made += answers.len() as u64;
+            self.answers.extend(flying(answers, self.cycles, first));
+        }
         while self.answers.peek().is_some_and(|Reverse((due, _, _))| *due <= self.cycles) {
             if let Some(Reverse((_, _, bytes))) = self.answers.pop() {
                 self.uplink_sender.push(Outgoing { bytes, error: false });
@@ -463,10 +472,9 @@ impl SimulatedCard {
                 }
                 let mut answers = Vec::new();
                 self.target.frame(&frame, self.cycles, &mut answers);
-                for (delay, answer) in answers {
-                    self.answers.push(Reverse((self.cycles + delay, self.answers_made, answer)));
-                    self.answers_made += 1;
-                }
+                let first = self.answers_made;
+                self.answers_made += answers.len() as u64;
+                self.answers.extend(flying(answers, self.cycles, first));
             }
         }
         if card.pcie_rx_valid.val() && card.pcie_rx_ready.val() {
@@ -521,6 +529,11 @@ impl SimulatedCard {
             Some(other) => Err(CardError::Gone(other.to_string())),
         }
     }
+}
+
+/// A target's answers on their way back, from cycle `now` on; `first` is the number of the first of them.
+fn flying(answers: Vec<(u64, Vec<u8>)>, now: u64, first: u64) -> impl Iterator<Item = Flying> {
+    (first..).zip(answers).map(move |(number, (delay, answer))| Reverse((now + delay, number, answer)))
 }
 
 fn root_region(region: &DmaRegion) -> Region {

@@ -20,9 +20,28 @@ pub trait Target {
     /// after how many cycles each begins to come back, and its bytes.
     fn frame(&mut self, frame: &[u8], cycle: u64, answers: &mut Vec<(u64, Vec<u8>)>);
 
+    /// Adds what comes at core cycle `cycle` without the wait for a frame: answers of a target elsewhere.
+    fn poll(&mut self, cycle: u64, answers: &mut Vec<(u64, Vec<u8>)>) {
+        let _ = (cycle, answers);
+    }
+
     /// The first thing that went wrong inside the target (an image that can't be written), if any.
     fn trouble(&self) -> Option<&str> {
         None
+    }
+}
+
+impl<T: Target + ?Sized> Target for Box<T> {
+    fn frame(&mut self, frame: &[u8], cycle: u64, answers: &mut Vec<(u64, Vec<u8>)>) {
+        (**self).frame(frame, cycle, answers);
+    }
+
+    fn poll(&mut self, cycle: u64, answers: &mut Vec<(u64, Vec<u8>)>) {
+        (**self).poll(cycle, answers);
+    }
+
+    fn trouble(&self) -> Option<&str> {
+        (**self).trouble()
     }
 }
 

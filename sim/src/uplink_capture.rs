@@ -33,6 +33,14 @@ impl<T: Target, W: Write> UplinkCapture<T, W> {
         Ok(Self { target, out, trouble: None })
     }
 
+    fn record_all<'a>(&mut self, mut frames: impl Iterator<Item = &'a [u8]>, cycle: u64) {
+        let written = frames.try_for_each(|frame| self.record(frame, cycle));
+        // Whole frames only: who reads along never sees half of one.
+        if let Err(error) = written.and_then(|()| self.out.flush()) {
+            self.trouble.get_or_insert_with(|| format!("the capture of the uplink: {error}"));
+        }
+    }
+
     fn record(&mut self, frame: &[u8], cycle: u64) -> io::Result<()> {
         let nanoseconds = cycle * (1_000_000_000 / CORE_HZ);
         let length = frame.len() as u32;
@@ -48,14 +56,16 @@ impl<T: Target, W: Write> Target for UplinkCapture<T, W> {
     fn frame(&mut self, frame: &[u8], cycle: u64, answers: &mut Vec<(u64, Vec<u8>)>) {
         let before = answers.len();
         self.target.frame(frame, cycle, answers);
-        let mut written = self.record(frame, cycle);
-        for (_, answer) in &answers[before..] {
-            written = written.and_then(|()| self.record(answer, cycle));
-        }
-        // Whole frames only: who reads along never sees half of one.
-        if let Err(error) = written.and_then(|()| self.out.flush()) {
-            self.trouble.get_or_insert_with(|| format!("the capture of the uplink: {error}"));
-        }
+        self.record_all(
+            std::iter::once(frame).chain(answers[before..].iter().map(|(_, bytes)| &bytes[..])),
+            cycle,
+        );
+    }
+
+    fn poll(&mut self, cycle: u64, answers: &mut Vec<(u64, Vec<u8>)>) {
+        let before = answers.len();
+        self.target.poll(cycle, answers);
+        self.record_all(answers[before..].iter().map(|(_, bytes)| &bytes[..]), cycle);
     }
 
     fn trouble(&self) -> Option<&str> {

@@ -9,7 +9,9 @@ pub mod capture;
 pub mod daemon;
 pub mod images;
 pub mod model;
+pub mod nbd_client;
 pub mod served;
+pub mod serving;
 
 /// The seed of a random test: `CHRONO_SEED`, or the clock. Printed, so that a failure can be replayed.
 pub fn seed() -> u64 {

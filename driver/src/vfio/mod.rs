@@ -109,10 +109,10 @@ impl VfioCard {
 
     fn unmap_all(&mut self) {
         for (address, memory) in std::mem::take(&mut self.mapped) {
-            self.space.give_back(address);
-            if self.container.vfio_dma_unmap(address, memory.bytes()).is_err() {
+            match self.container.vfio_dma_unmap(address, memory.bytes()) {
+                Ok(()) => self.space.give_back(address),
                 // The card may reach it for as long as the container is open: it stays ours until then.
-                std::mem::forget(memory);
+                Err(_) => std::mem::forget(memory),
             }
         }
     }

@@ -277,8 +277,7 @@ impl BlockPorts {
         while let Some((first, second)) = self.next_ports() {
             // One after the other of this port, until another's is earlier.
             let journal = &mut self.ports[first];
-            loop {
-                let Some(next) = journal.waiting.front() else { break };
+            while let Some(next) = journal.waiting.front() {
                 let stamp = next.header.timestamp.get();
                 if stamp > second {
                     break;

@@ -167,7 +167,7 @@ fn open_journal(
         drop(journal);
         journal = open()?;
     }
-    tell_what_was_found(&drain.journal, &journal, output);
+    tell_what_was_found(&drain.journal, &journal, false, output);
     let volumes = volumes(&journal.tables().volumes, &drain.volume)?;
     journal.set_volumes(&volumes)?;
     journal.set_ports(&ports)?;
@@ -357,7 +357,7 @@ mod tests {
         for bad in ["1.0", "1.0=", "1.0=100", "1.0=0", "x=8M", "1.0=8X"] {
             assert!(bad.parse::<VolumeSize>().is_err(), "{bad}");
         }
-        let known = volumes(&[], &[expected.clone()]).expect("a volume");
+        let known = volumes(&[], std::slice::from_ref(&expected)).expect("a volume");
         let more = volumes(&known, &[expected, "2.1=1M".parse().expect("a volume")]).expect("volumes");
         assert_eq!(
             more.iter().map(|volume| (volume.index, volume.name())).collect::<Vec<_>>(),

@@ -6,13 +6,14 @@ use crate::output::Output;
 use crate::replay::primary_open;
 use clap::Args;
 use sim::hesitant_target::HesitantTarget;
+use sim::socket_target::SocketTarget;
 use sim::target::{Target, VbladeModel};
 use sim::uplink_capture::UplinkCapture;
 use sim::vfio_user::{Link, Machine, Serving};
 use sim::{CardOptions, SimulatedCard};
 use std::fs::File;
 use std::io::{self, BufWriter};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 pub const EXAMPLES: &str = "\
@@ -32,8 +33,11 @@ pub struct Simulate {
     #[arg(long, value_name = "SOCKET")]
     pub socket: PathBuf,
     /// A volume (shelf.slot) behind the uplink, and the image that is its primary storage; it is read and written
-    #[arg(long, value_name = "VOLUME=IMG", required = true)]
+    #[arg(long, value_name = "VOLUME=IMG", required_unless_present = "uplink")]
     pub primary: Vec<VolumeFile>,
+    /// A target elsewhere, at the other end of Unix datagram sockets: frames out of the uplink go to PEER
+    #[arg(long, value_name = "LOCAL:PEER", conflicts_with = "primary")]
+    pub uplink: Option<Sockets>,
     /// A port on Unix datagram sockets: frames for it come to LOCAL, which is made, those out of it go to PEER
     #[arg(long, value_name = "PORT=LOCAL:PEER")]
     pub port: Vec<PortSockets>,
@@ -74,15 +78,35 @@ impl FromStr for Hesitation {
     }
 }
 
+/// `LOCAL:PEER`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sockets {
+    /// Socket that frames come to.
+    pub local: PathBuf,
+    /// Socket that frames go to.
+    pub peer: PathBuf,
+}
+
+impl FromStr for Sockets {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            Some((local, peer)) if !local.is_empty() && !peer.is_empty() => {
+                Ok(Self { local: local.into(), peer: peer.into() })
+            }
+            _ => Err("give LOCAL:PEER, such as port0.sock:peer0.sock".into()),
+        }
+    }
+}
+
 /// `PORT=LOCAL:PEER`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortSockets {
     /// Port of the card.
     pub port: usize,
-    /// Socket that frames come to.
-    pub local: PathBuf,
-    /// Socket that frames go to.
-    pub peer: PathBuf,
+    /// Its wire.
+    pub sockets: Sockets,
 }
 
 impl FromStr for PortSockets {
@@ -91,7 +115,7 @@ impl FromStr for PortSockets {
     fn from_str(text: &str) -> Result<Self, String> {
         let form = "give PORT=LOCAL:PEER, such as 0=port0.sock:peer0.sock";
         let (port, sockets) = text.split_once('=').ok_or(form)?;
-        let (local, peer) = sockets.split_once(':').ok_or(form)?;
+        let sockets = sockets.parse().map_err(|_| form)?;
         let port: usize = port.parse().map_err(|error| format!("'{port}' is no port: {error}"))?;
         if port >= SimulatedCard::PORTS {
             return Err(format!(
@@ -99,10 +123,7 @@ impl FromStr for PortSockets {
                 SimulatedCard::PORTS - 1
             ));
         }
-        if local.is_empty() || peer.is_empty() {
-            return Err(form.into());
-        }
-        Ok(Self { port, local: local.into(), peer: peer.into() })
+        Ok(Self { port, sockets })
     }
 }
 
@@ -117,8 +138,15 @@ pub fn run(simulate: &Simulate) -> Result<(), Error> {
         Some(path) => Some(File::create(path).map_err(|error| Error::io(path, "making the capture", error))?),
         None => None,
     };
+    let uplink = simulate.uplink.clone();
+    let named = |path: &Path, error: io::Error| io::Error::other(format!("{}: {error}", path.display()));
     let make = move || -> io::Result<Machine> {
-        let target = VbladeModel::new(served).with_answer_cycles(answer_after);
+        let target: Box<dyn Target> = match uplink {
+            Some(Sockets { local, peer }) => {
+                Box::new(SocketTarget::new(&local, peer).map_err(|error| named(&local, error))?)
+            }
+            None => Box::new(VbladeModel::new(served).with_answer_cycles(answer_after)),
+        };
         // Nobody hesitates unless told to: no answer comes so late.
         let Hesitation { every, cycles } = hesitate.unwrap_or(Hesitation { every: u64::MAX, cycles: 0 });
         let target = HesitantTarget::new(target, every, cycles);
@@ -128,9 +156,8 @@ pub fn run(simulate: &Simulate) -> Result<(), Error> {
         };
         let card = SimulatedCard::new(CardOptions::default(), target)?;
         let mut links = Vec::new();
-        for PortSockets { port, local, peer } in ports {
-            let link = Link::new(port, &local, peer);
-            let link = link.map_err(|error| io::Error::other(format!("{}: {error}", local.display())))?;
+        for PortSockets { port, sockets: Sockets { local, peer } } in ports {
+            let link = Link::new(port, &local, peer).map_err(|error| named(&local, error))?;
             links.push(link.losing(lose));
         }
         Ok(Machine::new(card, links))
@@ -158,7 +185,7 @@ mod tests {
 
     #[test]
     fn ports_parse_or_say_how() {
-        let expected = PortSockets { port: 1, local: "a".into(), peer: "b".into() };
+        let expected = PortSockets { port: 1, sockets: Sockets { local: "a".into(), peer: "b".into() } };
         assert_eq!("1=a:b".parse(), Ok(expected));
         for bad in ["1", "1=a", "4=a:b", "x=a:b", "0=:b", "0=a:"] {
             assert!(bad.parse::<PortSockets>().is_err(), "{bad}");

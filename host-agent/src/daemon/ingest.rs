@@ -160,7 +160,7 @@ impl Lease {
         let ports = replay::ports(replay);
         let open = Arc::clone(session);
         let begun = desk.call_between(move |held| {
-            let journal = held.begin_ingest(&volumes, &ports)?;
+            let journal = held.begin_ingest(&volumes, &ports, false)?;
             open.store(true, Ordering::Release);
             Ok::<_, Error>((journal.opened().clone(), journal.tables().clone(), journal.end()))
         })?;

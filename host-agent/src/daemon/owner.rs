@@ -79,7 +79,13 @@ impl Held {
     }
 
     /// Opens the ports: what is ingested belongs to a session of its own. Returns what a session begins with.
-    pub fn begin_ingest(&mut self, volumes: &[Volume], ports: &[Port]) -> Result<&mut Journal, Error> {
+    /// `writes_ahead`: every entry is durable before its write is let through.
+    pub fn begin_ingest(
+        &mut self,
+        volumes: &[Volume],
+        ports: &[Port],
+        writes_ahead: bool,
+    ) -> Result<&mut Journal, Error> {
         // It would take room of what is kept for ending sessions in order.
         if self.is_full() {
             let what = format!(
@@ -88,7 +94,10 @@ impl Held {
             );
             return Err(Error::Failed(what));
         }
-        self.change(true, |storage| Journal::open_on(storage, replay::WRITER))?;
+        self.change(true, |storage| match writes_ahead {
+            true => Journal::open_writing_ahead_on(storage, replay::WRITER),
+            false => Journal::open_on(storage, replay::WRITER),
+        })?;
         // Before a write is let in: should this session be killed, these are the ports that have a gap.
         let journal = self.journal()?;
         let set = journal.set_volumes(volumes).and_then(|()| journal.set_ports(ports));

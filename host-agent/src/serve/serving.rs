@@ -36,6 +36,7 @@ pub struct Serving {
     ports: Arc<SoftwarePorts>,
     devices: Arc<Devices>,
     volumes: Vec<Volume>,
+    writes_ahead: bool,
     shutdown: nbd::Shutdown,
     /// The session is open: nobody else has its turn.
     open: Mutex<bool>,
@@ -71,13 +72,21 @@ pub fn begin(
         exports::volumes(&exports, settings.images, &tables, &sectors, &arguments.journal)?;
     let failed = |action| move |e| Error::io(log_path, action, e);
     let found = dirty_log::load(&*storage, id).map_err(failed("reading it"))?;
+    if let Some(owed) = found.owed().find(|owed| !indexes.contains(owed)) {
+        let name = tables.volume_at(owed).map_or_else(|| format!("number {owed}"), Volume::name);
+        return Err(Error::Failed(format!(
+            "volume {name} was served too when it stopped, and has not been made good since: give its --export as well. (If \
+             it is gone for good, remove {}; then everything is compared)",
+            log_path.display()
+        )));
+    }
     make_even(arguments, &exports, &found, held.journal()?, output)?;
     // Nothing is dirty from here on, and in this boot.
     let served: Vec<(u16, u64)> =
         indexes.iter().zip(&exports).map(|(index, export)| (*index, export.primary.bytes())).collect();
     let dirty = DirtyLog::begin(storage, id, boot_id(), &found, &served, SMALLEST_REGION_SHIFT);
     let dirty = dirty.map_err(failed("writing it"))?;
-    let journal = held.begin_ingest(&volumes, &[])?;
+    let journal = held.begin_ingest(&volumes, &[], settings.writes_ahead())?;
     let session = journal.opened().session;
     let owner = Arc::new(DeskOwner::new(desk));
     let served = indexes.iter().zip(&exports).map(|(index, export)| ports::path::Volume {
@@ -100,6 +109,7 @@ pub fn begin(
         devices: Arc::new(Devices::new(Arc::clone(&ports), owner, session)),
         ports,
         volumes,
+        writes_ahead: settings.writes_ahead(),
         shutdown: nbd::Shutdown::new().map_err(starting)?,
         open: Mutex::new(true),
         wanted_back: AtomicBool::new(false),
@@ -183,6 +193,13 @@ fn lines(recovered: &Recovered) -> Vec<String> {
             bytes(replayed)
         ));
     }
+    if let Some(since) = recovered.lost_since {
+        lines.push(format!(
+            "{name}: the machine went down: writes after {} that had not been flushed may be lost; moments from then up to \
+             now are not known, earlier and later ones are",
+            journal::rfc3339(since)
+        ));
+    }
     if let Some(why) = &recovered.whole {
         lines.push(format!("{name}: the log of dirty regions can't tell what was written last ({why}): everything was compared"));
     }
@@ -218,6 +235,7 @@ impl Serving {
 
     /// Until the daemon is told to end.
     fn stand_by(&self) {
+        let mut said = false;
         loop {
             self.desk.activity.wait_for_end(TRY_AGAIN);
             if self.desk.activity.is_ending() {
@@ -228,9 +246,11 @@ impl Serving {
                 self.desk.end_with(Error::Failed(why));
                 break;
             }
-            if self.wanted_back.load(Ordering::Acquire) && !self.reopen() {
+            let closed = self.wanted_back.load(Ordering::Acquire) && !self.reopen();
+            if closed && !std::mem::replace(&mut said, closed) {
                 say(format_args!("{}: writes can't go on yet; it is tried again", self.desk.name.display()));
             }
+            said = closed;
         }
         self.end();
         self.desk.activity.set_lodger(None);
@@ -262,7 +282,7 @@ impl Serving {
         if *open {
             return true;
         }
-        let volumes = self.volumes.clone();
+        let (volumes, writes_ahead) = (self.volumes.clone(), self.writes_ahead);
         let begun = self.desk.call_between(move |held| {
             // As it is now: its base may be another.
             let known = held.journal()?.tables().volumes.clone();
@@ -270,7 +290,7 @@ impl Serving {
                 .into_iter()
                 .map(|volume| known.iter().find(|row| row.index == volume.index).cloned().unwrap_or(volume))
                 .collect();
-            Ok::<_, Error>(floor(&held.begin_ingest(&volumes, &[])?.end(), ARBITER))
+            Ok::<_, Error>(floor(&held.begin_ingest(&volumes, &[], writes_ahead)?.end(), ARBITER))
         });
         let Ok(Ok(floor)) = begun else { return false };
         self.ports.resume(floor);

@@ -108,7 +108,7 @@ fn first_open_gap(reader: &JournalReader, volume: &Volume) -> Result<Option<Miss
     let span = Span { after: Some(Moment::End), until: Moment::End, wanted: Wanted::Any };
     let found = history::read(reader, &payloads, volume, span, &mut |_, _| {})?;
     let resynced = found.resynced.iter().max().copied().unwrap_or(0);
-    Ok(found.gaps.into_iter().find(|gap| gap.to > volume.base.1.max(resynced)))
+    Ok(found.gaps.into_iter().find(|gap| !gap.bounded && gap.to > volume.base.1.max(resynced)))
 }
 
 /// The last moment of a portion that lies at or before a stamp and an order: order and stamp.

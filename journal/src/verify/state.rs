@@ -79,6 +79,10 @@ impl State {
         self.timestamps(offset, header, records, report);
         self.port_table(offset, header, ports, &last, front, report);
         let flags = header.flags.get();
+        if start.is_some() && flags & batch_flags::GAP_PENDING != 0 && records.is_empty() {
+            // Also a port that was entered in the table behind the last batch of the session before.
+            self.owed.extend(self.ports.keys());
+        }
         self.ended = flags & (batch_flags::SESSION_END | batch_flags::PORTS_CLOSED) != 0;
         if flags & batch_flags::SESSION_END != 0
             && (header.flags.get() & batch_flags::GAP_PENDING != 0) == self.owed.is_empty()

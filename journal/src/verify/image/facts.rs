@@ -338,7 +338,9 @@ impl Facts {
         };
         let earlier = matches!(backing, Backing::Primary(_));
         let crossed = self.gaps.iter().find(|gap| match earlier {
+            true if gap.reason == GapReason::WritesLost as u32 => gap.from < moment && gap.to > moment,
             true => gap.to > moment,
+            false if gap.reason == GapReason::WritesLost as u32 => false,
             false => {
                 let closed = |stamp: &u64| (gap.to..=self.lasts_until()).contains(stamp);
                 gap.from < moment && !self.resynced.iter().any(closed)
@@ -350,6 +352,7 @@ impl Facts {
             Ok(GapReason::UncleanStop) => "the writer stopped without ending its session".to_owned(),
             Ok(GapReason::ClockUnlocked) => "the port's clock was unlocked".to_owned(),
             Ok(GapReason::TimeJump) => "the time base jumped".to_owned(),
+            Ok(GapReason::WritesLost) => "primary lost writes that had not been flushed".to_owned(),
             Err(word) => format!("reason {word}"),
         };
         Err(Error::Gap { port: gap.port, from: gap.from, to: gap.to, reason, earlier })

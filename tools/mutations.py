@@ -131,6 +131,9 @@ def main():
         if entry.name not in ("target", ".tools"):
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     shutil.copytree(ROOT, folder, ignore=LEFT_OUT, dirs_exist_ok=True)
+    # What was mutated the last time is newer in the build than in the sources: cargo must look again.
+    for file in {mutation.file for mutation in MUTATIONS}:
+        os.utime(folder / file)
     if not (folder / ".tools").exists():
         (folder / ".tools").symlink_to(ROOT / ".tools")
     if not (folder / "target").exists():

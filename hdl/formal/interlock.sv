@@ -28,10 +28,10 @@ reg last_waiting$1 = 0;
 reg [92:0] last_head$0;
 reg [92:0] last_head$1;
 
-wire followed_admit = followed_port ? admit$1 & (admit_slot$1 == followed_slot)
-                                    : admit$0 & (admit_slot$0 == followed_slot);
-wire followed_free = followed_port ? free$1 & (free_slot$1 == followed_slot)
-                                   : free$0 & (free_slot$0 == followed_slot);
+wire followed_admit = followed_port ? admit$1 & !copy$1 & (admit_slot$1 == followed_slot)
+                                    : admit$0 & !copy$0 & (admit_slot$0 == followed_slot);
+wire followed_free = followed_port ? free$1 & (changed_slot$1 == followed_slot)
+                                   : free$0 & (changed_slot$0 == followed_slot);
 wire [92:0] slot_word = followed_port ? slots$1$read_data : slots$0$read_data;
 wire [15:0] followed_busy = (followed_port ? busy$1$q : busy$0$q) >> followed_slot;
 wire [92:0] turn_head = turn$q[0] ? head$1 : head$0;
@@ -48,8 +48,8 @@ function allowed(input port, input [92:0] a, input followed_port, input [92:0] b
 endfunction
 
 always @(posedge clock) begin
-    last_waiting$0 <= waiting$0 & !admit$0 & !gone$0;
-    last_waiting$1 <= waiting$1 & !admit$1 & !gone$1;
+    last_waiting$0 <= waiting$0 & !admit$0 & !head_dropped$0;
+    last_waiting$1 <= waiting$1 & !admit$1 & !head_dropped$1;
     last_head$0 <= head$0;
     last_head$1 <= head$1;
     slot_read <= live && read_slot[3:0] == followed_slot;
@@ -60,18 +60,18 @@ always @(posedge clock) begin
 
     // What a RAM does: the word read a cycle ago, if it had been written by then.
     assume (!slot_read || slot_word == followed);
-    // Environment: a head stays until it is admitted or thrown away; one that is clear is admitted into a free
-    // slot, one port at a time; only what is in flight is answered.
+    // Environment: a head stays until it is admitted or dropped; one that is clear is admitted into a free slot, a copy
+    // into that of its original, one port at a time; only what is in flight is answered for the last time.
     assume (!last_waiting$0 || (waiting$0 && head$0 == last_head$0));
     assume (!last_waiting$1 || (waiting$1 && head$1 == last_head$1));
-    assume (!admit$0 || (waiting$0 && clear$0 && !admit$1 && !gone$0));
-    assume (!admit$1 || (waiting$1 && clear$1 && !gone$1));
-    assume (!gone$0 || waiting$0);
-    assume (!gone$1 || waiting$1);
-    assume (!admit$0 || !(busy$0$q >> admit_slot$0 & 1));
-    assume (!admit$1 || !(busy$1$q >> admit_slot$1 & 1));
-    assume (!free$0 || (busy$0$q >> free_slot$0 & 1));
-    assume (!free$1 || (busy$1$q >> free_slot$1 & 1));
+    assume (!admit$0 || (waiting$0 && clear$0 && !admit$1 && !head_dropped$0));
+    assume (!admit$1 || (waiting$1 && clear$1 && !head_dropped$1));
+    assume (!head_dropped$0 || waiting$0);
+    assume (!head_dropped$1 || waiting$1);
+    assume (!admit$0 || (copy$0 ? admit_slot$0 == copy_slot$0 : !(busy$0$q >> admit_slot$0 & 1)));
+    assume (!admit$1 || (copy$1 ? admit_slot$1 == copy_slot$1 : !(busy$1$q >> admit_slot$1 & 1)));
+    assume (!free$0 || (busy$0$q >> changed_slot$0 & 1));
+    assume (!free$1 || (busy$1$q >> changed_slot$1 & 1));
     assume (!waiting$0 || (head$0[52:48] >= 1 && head$0[52:48] <= 17));
     assume (!waiting$1 || (head$1[52:48] >= 1 && head$1[52:48] <= 17));
 

@@ -9,8 +9,9 @@
 //   taken$d = 1'b1; => taken$d = 1'b0;
 
 wire granted = write_grant$0 | write_grant$1 | stamp_grant$0 | stamp_grant$1;
-wire written = write_grant$0 | write_grant$1;
-wire framed = written | pass_grant$0 | pass_grant$1;
+// An entry gets a number with its frame, or, where its write is held, with its stamp.
+wire written = write_grant$0 | write_grant$1 | stamp_grant$0 & stamp_entry$0 | stamp_grant$1 & stamp_entry$1;
+wire framed = write_grant$0 | write_grant$1 | pass_grant$0 | pass_grant$1;
 wire [2:0] grants =
     write_grant$0 + write_grant$1 + stamp_grant$0 + stamp_grant$1 + pass_grant$0 + pass_grant$1;
 
@@ -26,6 +27,7 @@ always @(posedge clock) begin
     assume (!frame_done || on_wire);
     // The host sets the floors while writes are closed; numbers may have a hole otherwise.
     assume (!(stamp_floor_set | number_floor_set) || !(write_request$0 | write_request$1));
+    assume (!(stamp_floor_set | number_floor_set) || !(stamp_request$0 & stamp_entry$0 | stamp_request$1 & stamp_entry$1));
 
     if (granted) given_stamp <= stamp;
     if (written) given_number <= number;

@@ -239,7 +239,7 @@ fn run(seed: u64, world: World) -> Seen {
     // What the host has, and up to where it has everything.
     let (mut received, mut durable) = (BTreeSet::new(), settings.number_floor);
     let mut seen = Seen::default();
-    let mut statuses = vec![[0u64; 5]; PORTS];
+    let mut statuses = [[0u64; 5]; PORTS];
     // Two flush periods without anything new, all sent and all answered: that's the end.
     while quiet < 3 {
         driver.wait(Duration::from_micros(60)).unwrap();
@@ -320,7 +320,7 @@ fn run(seed: u64, world: World) -> Seen {
         records: &records,
     };
     let expected = check(&trace).unwrap_or_else(|mismatch| panic!("seed {seed}: {mismatch}"));
-    for port in 0..PORTS {
+    for (port, statuses) in statuses.iter().enumerate() {
         let counters = driver.counters(port).unwrap();
         // A frame that found no room was counted as that, whatever it was.
         let lost = counters.get(Counter::DroppedBuffer)
@@ -331,7 +331,7 @@ fn run(seed: u64, world: World) -> Seen {
         seen.unread += counters.get(Counter::DroppedRead);
         seen.dropped_copies += counters.get(Counter::DroppedCopy);
         seen.quarantined += counters.get(Counter::DroppedQuarantine);
-        let [_, updated, refused, _, unknown] = statuses[port];
+        let [_, updated, refused, _, unknown] = *statuses;
         let counted = [Counter::Updated, Counter::Refused, Counter::Unknown].map(|c| counters.get(c));
         assert_eq!(counted, [updated, refused, unknown], "seed {seed}: port {port}, statuses");
         let unforwarded = (expected.unadmitted[port] + expected.unpassed[port]) as u64;

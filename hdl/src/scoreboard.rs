@@ -581,12 +581,13 @@ impl Logic for Scoreboard {
                 }
             }
             ScoreState::Requests => {
-                if (self.place.q.val() > 1) & self.candidate.val().get_bit(0) {
-                    if !self.hit_any.q.val() | (self.candidate_number.q.val() < self.hit_number.q.val()) {
-                        self.hit_any.d.next = true;
-                        self.hit_number.d.next = self.candidate_number.q.val();
-                        self.hit_request.d.next = self.decided.val().get_bits::<2>(0);
-                    }
+                if (self.place.q.val() > 1)
+                    & self.candidate.val().get_bit(0)
+                    & (!self.hit_any.q.val() | (self.candidate_number.q.val() < self.hit_number.q.val()))
+                {
+                    self.hit_any.d.next = true;
+                    self.hit_number.d.next = self.candidate_number.q.val();
+                    self.hit_request.d.next = self.decided.val().get_bits::<2>(0);
                 }
                 if self.place.q.val() == 5 {
                     self.state.d.next = ScoreState::Held;

@@ -75,18 +75,18 @@ fn run(seed: u64) {
     let (mut admitted, mut copies, mut barred, mut drops) = (0, 0, 0, 0);
     for now in 0..CYCLES {
         let calm = now / 500 % 2 == 0;
-        for port in 0..PORTS {
-            if heads[port].is_none() && random.random_bool(0.05) {
+        for (port, head) in heads.iter_mut().enumerate() {
+            if head.is_none() && random.random_bool(0.05) {
                 // Often again what is in flight, so that there are copies.
-                heads[port] = Some(match locks.len() {
+                *head = Some(match locks.len() {
                     0 => Write::random(&mut random),
                     n if random.random_bool(0.3) => locks[random.random_range(0..n)].write,
                     _ => Write::random(&mut random),
                 });
                 quiet_since = now;
             }
-            block.waiting[port].next = heads[port].is_some();
-            if let Some(head) = heads[port] {
+            block.waiting[port].next = head.is_some();
+            if let Some(head) = head {
                 block.head[port].next = head.bits();
             }
             block.admit[port].next = false;
@@ -96,9 +96,9 @@ fn run(seed: u64) {
         }
         settle(&mut block);
         let mut one_admitted = false;
-        for port in 0..PORTS {
+        for (port, head) in heads.iter().enumerate() {
             let clear = block.clear[port].val();
-            if let Some(head) = heads[port] {
+            if let Some(head) = *head {
                 let (may, original, shut) = judge(&locks, port, &head);
                 assert!(!clear || may, "seed {seed}, cycle {now}: port {port} is cleared, but overlaps");
                 if clear {

@@ -138,7 +138,7 @@ fn run(seed: u64) {
         }
 
         // Answers: to what is open, to what is past, to nothing.
-        let chance = if tick / 100 % 2 == 0 { 0.0004 } else { 0.02 };
+        let chance = if (tick / 100).is_multiple_of(2) { 0.0004 } else { 0.02 };
         if !block.answers_full.val() && random.random_bool(chance) {
             let known = open.iter().chain(past.iter().flatten());
             let known: Vec<Answer> = known

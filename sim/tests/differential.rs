@@ -271,7 +271,7 @@ fn run_recorded(seed: u64, world: World, record: bool) -> (Seen, Given, Option<W
     // What the host has, and up to where it has everything.
     let (mut received, mut durable) = (BTreeSet::new(), settings.number_floor);
     let mut seen = Seen::default();
-    let mut statuses = vec![[0u64; 5]; PORTS];
+    let mut statuses = [[0u64; 5]; PORTS];
     // Two flush periods without anything new, all sent and all answered: that's the end.
     while quiet < 3 {
         driver.wait(Duration::from_micros(60)).unwrap();
@@ -352,7 +352,7 @@ fn run_recorded(seed: u64, world: World, record: bool) -> (Seen, Given, Option<W
         records: &records,
     };
     let expected = check(&trace).unwrap_or_else(|mismatch| panic!("seed {seed}: {mismatch}"));
-    for port in 0..PORTS {
+    for (port, statuses) in statuses.iter().enumerate() {
         let counters = driver.counters(port).unwrap();
         // A frame that found no room was counted as that, whatever it was.
         let lost = counters.get(Counter::DroppedBuffer)
@@ -363,7 +363,7 @@ fn run_recorded(seed: u64, world: World, record: bool) -> (Seen, Given, Option<W
         seen.unread += counters.get(Counter::DroppedRead);
         seen.dropped_copies += counters.get(Counter::DroppedCopy);
         seen.quarantined += counters.get(Counter::DroppedQuarantine);
-        let [_, updated, refused, _, unknown] = statuses[port];
+        let [_, updated, refused, _, unknown] = *statuses;
         let counted = [Counter::Updated, Counter::Refused, Counter::Unknown].map(|c| counters.get(c));
         assert_eq!(counted, [updated, refused, unknown], "seed {seed}: port {port}, statuses");
         let unforwarded = (expected.unadmitted[port] + expected.unpassed[port]) as u64;

@@ -146,7 +146,7 @@ fn check_engine(arguments: &Replay) -> Result<(), Error> {
     let wrong = |what: &str| Err(Error::Misuse(what.into()));
     match arguments.engine {
         EngineKind::Card | EngineKind::Verilated if arguments.images != ImagesKind::After => wrong(
-            "--images before and both need --engine soft: the card's gateware journals after-images only, so far",
+            "--images before and both need --engine soft: a replay sets the card up for after-images only, so far",
         ),
         EngineKind::Soft if arguments.vcd.is_some() => {
             wrong("--vcd needs --engine card: the software engine has no signals to write down")

@@ -6,9 +6,9 @@ use hdl::host::planner::Planner;
 use hdl::host::schedule::Schedule;
 use hdl::host::transmitter::Transmitter;
 use hdl::interlock::Interlock;
-use hdl::journal_engine::JournalEngine;
 use hdl::leaf_clock::LeafClock;
 use hdl::prelude::{check_all, generate_verilog, Block};
+use hdl::ring_room::RingRoom;
 use std::process::ExitCode;
 
 const USAGE: &str = "\
@@ -18,7 +18,7 @@ Usage: emit-verilog [--ports N | --block NAME] OUT.v
 
   --ports N      ports of the card, 1 to 4 [default: 4]
   --block NAME   only this block, as small as it gets (two ports, rings of 8 KiB), for formal proofs:
-                 arbiter, interlock, journal-engine, leaf-clock, planner, schedule, transmitter
+                 arbiter, interlock, leaf-clock, planner, ring-room, schedule, transmitter
   OUT.v          file to write; `-` is standard output
 
 The card's rings have 32 KiB, its buffers 16 KiB, as in the standard configuration.";
@@ -43,9 +43,9 @@ fn verilog(what: &str) -> Option<Result<String, String>> {
         "4" => card::<4>(),
         "arbiter" => verilog_of::<Arbiter<2>>(),
         "interlock" => verilog_of::<Interlock<2>>(),
-        "journal-engine" => verilog_of::<JournalEngine<10, 8>>(),
         "leaf-clock" => verilog_of::<LeafClock>(),
         "planner" => verilog_of::<Planner<2, 10, 8>>(),
+        "ring-room" => verilog_of::<RingRoom<10, 8>>(),
         "schedule" => verilog_of::<Schedule<2, 8>>(),
         "transmitter" => verilog_of::<Transmitter>(),
         _ => return None,

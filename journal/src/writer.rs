@@ -19,7 +19,7 @@ use layout::journal_file::{
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use zerocopy::IntoBytes;
 
 /// How a journal is made.
@@ -136,6 +136,8 @@ pub struct Journal {
     pub(crate) prepared: (u32, u64),
     /// The last note is written and perhaps not durable.
     pub(crate) note_is_behind: bool,
+    /// When a note was written last.
+    pub(crate) noted: Instant,
     pub(crate) opened: Opened,
     /// Bases have to be rolled on to this entry, order and stamp, before more is given up.
     pub(crate) roll: Option<(u64, u64)>,
@@ -156,6 +158,19 @@ pub struct Journal {
 /// So much is got ready at once for small writes, and as soon as less than that is left.
 const PREPARED: u64 = 4 << 20;
 const PREPARED_LEAST: u64 = 256 << 10;
+
+/// [`Journal::sync_batches`] writes the note this often: it lies elsewhere, and would double what a sync has to write.
+const NOTE_EVERY: Duration = Duration::from_millis(20);
+
+/// What becomes of the note of a commit.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Noted {
+    Durably,
+    /// It is written, and durable with the next sync.
+    Soon,
+    /// The next commit's says it too.
+    Later,
+}
 
 /// A commit under way: see [`Journal::begin_commit`].
 pub(crate) struct Commit {
@@ -612,7 +627,7 @@ impl Journal {
     }
 
     /// [`Journal::sync`] with one sync instead of two: everything appended is durable, and the note that says so is only
-    /// written. The next sync of either kind makes that durable too; until then damage to the last batches would be taken
+    /// written, now and then. The next sync of either kind makes that durable too; until then damage to the last batches would be taken
     /// for a torn tail, if the machine stops (`docs/decisions/0072-one-sync-a-flush.md`). Let a [`Journal::sync`] follow
     /// when nothing else does.
     pub fn sync_batches(&mut self) -> Result<Durable, Error> {
@@ -621,7 +636,11 @@ impl Journal {
         if self.durable_batch < self.chain.batch {
             let begun = self.begin_commit();
             let synced = begun.sync();
-            self.end_commit(begun, synced, false)?;
+            self.end_commit(
+                begun,
+                synced,
+                if self.noted.elapsed() > NOTE_EVERY { Noted::Soon } else { Noted::Later },
+            )?;
         }
         Ok(self.durable.clone())
     }
@@ -670,15 +689,10 @@ impl Journal {
 
     /// Ends a commit whose sync came to that.
     pub(crate) fn finish_commit(&mut self, begun: Commit, synced: Result<(), Error>) -> Result<(), Error> {
-        self.end_commit(begun, synced, true)
+        self.end_commit(begun, synced, Noted::Durably)
     }
 
-    fn end_commit(
-        &mut self,
-        begun: Commit,
-        synced: Result<(), Error>,
-        durable_note: bool,
-    ) -> Result<(), Error> {
+    fn end_commit(&mut self, begun: Commit, synced: Result<(), Error>, noted: Noted) -> Result<(), Error> {
         // 1. The batches. A crash before the sync returned may lose any of them: none was acknowledged.
         self.stop_on_error(synced)?;
         // 2. The note that they are durable, itself durable. A crash before this returns leaves whole
@@ -686,13 +700,17 @@ impl Journal {
         //    it had been whole.
         let Commit { mut note, numbers, .. } = begun;
         note.generation = (self.note_generation + 1).into();
-        let written = match durable_note {
-            true => head::write_note(&*self.storage, &note),
-            false => head::write_note_soon(&*self.storage, &note),
+        let written = match noted {
+            Noted::Durably => head::write_note(&*self.storage, &note),
+            Noted::Soon => head::write_note_soon(&*self.storage, &note),
+            Noted::Later => Ok(()),
         };
         self.stop_on_error(written)?;
-        self.note_is_behind = !durable_note;
-        self.note_generation += 1;
+        self.note_is_behind = noted != Noted::Durably;
+        if noted != Noted::Later {
+            self.note_generation += 1;
+            self.noted = Instant::now();
+        }
         assert!(self.durable_batch <= note.batch.get(), "commits end in the order in which they began");
         self.durable_batch = note.batch.get();
         self.durable = Durable { order: note.order.get(), timestamp: note.timestamp.get(), numbers };

@@ -157,6 +157,7 @@ impl Journal {
             durable_batch: 0,
             note_generation,
             note_is_behind: false,
+            noted: std::time::Instant::now(),
             prepared: (u32::MAX, 0),
             opened,
             roll: None,

@@ -15,11 +15,12 @@ use crate::tables::{Port, Tables, Volume};
 use crate::walk::Place;
 use layout::entry::{EntryHeader, Gap, GapReason, Kind};
 use layout::journal_file::{
-    batch_flags, magic, role, BatchHeader, Note, PortState, SegmentHeader, SessionStart, BLOCK_BYTES,
+    batch_flags, magic, role, technique, BatchHeader, Note, PortState, SegmentHeader, SessionStart,
+    BLOCK_BYTES,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use zerocopy::IntoBytes;
 
 /// How a journal is made.
@@ -136,6 +137,8 @@ pub struct Journal {
     pub(crate) prepared: (u32, u64),
     /// The last note is written and perhaps not durable.
     pub(crate) note_is_behind: bool,
+    /// When a note was written last.
+    pub(crate) noted: Instant,
     pub(crate) opened: Opened,
     /// Bases have to be rolled on to this entry, order and stamp, before more is given up.
     pub(crate) roll: Option<(u64, u64)>,
@@ -159,12 +162,24 @@ pub struct Journal {
 const PREPARED: u64 = 4 << 20;
 const PREPARED_LEAST: u64 = 256 << 10;
 
+/// [`Journal::sync_batches`] writes the note this often: it lies elsewhere, and would double what a sync has to write.
+const NOTE_EVERY: Duration = Duration::from_millis(20);
+
+/// What becomes of the note of a commit.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Noted {
+    Durably,
+    /// It is written, and durable with the next sync.
+    Soon,
+    /// The next commit's says it too.
+    Later,
+}
+
 /// A commit under way: see [`Journal::begin_commit`].
 pub(crate) struct Commit {
     storage: Arc<dyn Storage>,
     note: Note,
-    /// The note is durable, too, before the commit ends.
-    note_waits: bool,
+    noted: Noted,
     numbers: Vec<(u8, u64)>,
 }
 
@@ -176,9 +191,10 @@ impl Commit {
         // 2. The note that they are durable, itself durable. A crash before this returns leaves whole
         //    batches that nobody was told of. After it, whoever finds one of them damaged knows that
         //    it had been whole.
-        match self.note_waits {
-            true => head::write_note(&*self.storage, &self.note),
-            false => head::write_note_soon(&*self.storage, &self.note),
+        match self.noted {
+            Noted::Durably => head::write_note(&*self.storage, &self.note),
+            Noted::Soon => head::write_note_soon(&*self.storage, &self.note),
+            Noted::Later => Ok(()),
         }
     }
 }
@@ -623,14 +639,18 @@ impl Journal {
     }
 
     /// [`Journal::sync`] with one sync instead of two: everything appended is durable, and the note that says so is only
-    /// written. The next sync of either kind makes that durable too; until then damage to the last batches would be taken
+    /// written, now and then. The next sync of either kind makes that durable too; until then damage to the last batches would be taken
     /// for a torn tail, if the machine stops (`docs/decisions/0072-one-sync-a-flush.md`). Let a [`Journal::sync`] follow
     /// when nothing else does.
     pub fn sync_batches(&mut self) -> Result<Durable, Error> {
         self.prepare();
         self.flush()?;
         if self.durable_batch < self.chain.batch {
-            let begun = Commit { note_waits: false, ..self.begin_commit() };
+            // Images over primary read the journal's end by its note: with before-images it is there before primary is written.
+            let by_note =
+                self.tables().volumes.iter().any(|volume| volume.technique & technique::BEFORE != 0);
+            let noted = if by_note || self.noted.elapsed() > NOTE_EVERY { Noted::Soon } else { Noted::Later };
+            let begun = Commit { noted, ..self.begin_commit() };
             let ran = begun.run();
             self.finish_commit(begun, ran)?;
         }
@@ -666,7 +686,7 @@ impl Journal {
         self.committing = true;
         Commit {
             storage: Arc::clone(&self.storage),
-            note_waits: true,
+            noted: Noted::Durably,
             note: Note {
                 prefix: block::prefix(magic::NOTE),
                 journal_id: self.head.journal_id(),
@@ -693,9 +713,12 @@ impl Journal {
     pub(crate) fn finish_commit(&mut self, begun: Commit, ran: Result<(), Error>) -> Result<(), Error> {
         assert!(std::mem::take(&mut self.committing), "a commit is ended once");
         self.stop_on_error(ran)?;
-        let Commit { note, note_waits, numbers, .. } = begun;
-        self.note_generation = note.generation.get();
-        self.note_is_behind = !note_waits;
+        let Commit { note, noted, numbers, .. } = begun;
+        self.note_is_behind = noted != Noted::Durably;
+        if noted != Noted::Later {
+            self.note_generation = note.generation.get();
+            self.noted = Instant::now();
+        }
         assert!(self.durable_batch <= note.batch.get(), "what was durable stays so");
         self.durable_batch = note.batch.get();
         self.durable = Durable { order: note.order.get(), timestamp: note.timestamp.get(), numbers };

@@ -70,7 +70,7 @@ line-rate: system-packages
 
 # The Verilated card against the reference model at length; CI runs fewer seeds.
 differential: system-packages
-	CHRONO_SEEDS=1000 $(CARGO) test $(RELEASE) --package sim --test differential -- --nocapture the_verilated_card_does_what
+	CHRONO_SEEDS=1000 $(CARGO) test $(RELEASE) --package sim --test differential -- --nocapture does
 
 # Ratios against a peer or a physical limit, measured in turns; not a test.
 bench: system-packages

@@ -8,7 +8,6 @@ use hdl::host::transmitter::Transmitter;
 use hdl::interlock::Interlock;
 use hdl::leaf_clock::LeafClock;
 use hdl::prelude::{check_all, generate_verilog, Block};
-use hdl::ring_room::RingRoom;
 use std::process::ExitCode;
 
 const USAGE: &str = "\
@@ -18,7 +17,7 @@ Usage: emit-verilog [--ports N | --block NAME] OUT.v
 
   --ports N      ports of the card, 1 to 4 [default: 4]
   --block NAME   only this block, as small as it gets (two ports, rings of 8 KiB), for formal proofs:
-                 arbiter, interlock, leaf-clock, planner, ring-room, schedule, transmitter
+                 arbiter, interlock, leaf-clock, planner, schedule, transmitter
   OUT.v          file to write; `-` is standard output
 
 The card's rings have 32 KiB, its buffers 16 KiB, as in the standard configuration.";
@@ -45,7 +44,6 @@ fn verilog(what: &str) -> Option<Result<String, String>> {
         "interlock" => verilog_of::<Interlock<2>>(),
         "leaf-clock" => verilog_of::<LeafClock>(),
         "planner" => verilog_of::<Planner<2, 10, 8>>(),
-        "ring-room" => verilog_of::<RingRoom<10, 8>>(),
         "schedule" => verilog_of::<Schedule<2, 8>>(),
         "transmitter" => verilog_of::<Transmitter>(),
         _ => return None,

@@ -15,7 +15,8 @@ use crate::windows;
 use layout::crc;
 use layout::entry::{flags, Encoding, Gap, GapReason, Kind, Rollback, Updated};
 use layout::journal_file::{
-    IndexRow, MergedWindow, NoteRow, Portion, SealHeader, BATCH_HEADER_BYTES, BLOCK_BYTES, PAYLOAD_ALIGN,
+    IndexRow, MergedWindow, NoteRow, Portion, SealHeader, SegmentHeader, BATCH_HEADER_BYTES, BLOCK_BYTES,
+    PAYLOAD_ALIGN,
 };
 use std::collections::HashMap;
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
@@ -299,19 +300,23 @@ impl PartSource {
     pub fn seal(&self, reader: &JournalReader) -> Result<Option<SealHeader>, Error> {
         match self.portion {
             0 => reader.seal_of(&self.place),
-            portion => {
-                Ok(walk::read_any_seal(reader.storage(), reader.head(), self.place.slot)?.filter(|seal| {
-                    usize::from(seal.portion) == portion && seal.sequence.get() == self.place.sequence
-                }))
-            }
+            portion => Ok(walk::read_any_seal(reader.storage(), reader.head(), self.place.slot)?
+                .filter(|seal| usize::from(seal.portion) == portion && is_of_this_use(seal, &self.place))),
         }
     }
 }
 
 /// Parts that a thread of their own isn't worth it for.
-const LOADED_AT_ONCE: usize = 2;
+const LOADED_AT_ONCE: usize = 32;
 /// Parts that are loaded before they are asked for: some 10 MiB of rows.
 const PARTS_AHEAD: usize = 8;
+
+/// Does the seal belong to the segment as it is used now? A tail that was cut may have filled it with the same sequence; its
+/// seal is older than the session that took the segment into use anew.
+fn is_of_this_use(seal: &SealHeader, place: &Place) -> bool {
+    let sealed_since = |header: &SegmentHeader| seal.session.get() >= header.session.get();
+    seal.sequence.get() == place.sequence && place.header.as_ref().is_none_or(sealed_since)
+}
 
 /// Writes that room is reserved for at once.
 const MOST_RESERVED: u64 = 1 << 26;
@@ -1041,7 +1046,7 @@ impl JournalReader {
         let seal = walk::read_seal(self.storage(), self.head(), place.slot)?;
         Ok(seal.filter(|seal| {
             let last = (seal.first_batch.get() + seal.batches.get()).saturating_sub(1);
-            seal.sequence.get() == place.sequence && !self.is_behind_end(last)
+            is_of_this_use(seal, place) && !self.is_behind_end(last)
         }))
     }
 }

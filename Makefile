@@ -38,12 +38,16 @@ verilog: system-packages
 verilog-lint: verilog
 	verilator --lint-only -Wall tools/lint.vlt $(VERILOG) --top-module top
 
-# Yosys takes the card: no latches, no loops; the rings are block RAM. Mapping four ports takes minutes and
-# shows nothing about this that one port doesn't.
+# Yosys takes the card: no latches, no loops.
 .PHONY: synth-check
 synth-check: verilog tools
 	python3 tools/test_synth.py
 	python3 tools/synth.py $(VERILOG) --check-only
+
+# Cells of a card with one port; its rings are block RAM. Mapping four ports takes far longer and shows nothing about
+# this that one port doesn't.
+.PHONY: synth-port
+synth-port: verilog tools
 	python3 tools/synth.py $(ONE_PORT)
 
 # Cells of the four-port card on ECP5 and 7-series; placed and routed on an LFE5UM5G-85F, once a seed. Hours.

@@ -81,7 +81,7 @@ fn check_runs(world: &World, image: &Image, volume: usize, count: usize) {
 /// Late answers: whatever the target may have executed until one is doubtful, in either direction, and nothing else.
 #[test]
 fn a_late_answer_leaves_doubt_where_it_has_to() {
-    each_seed(350_000, 500, |seed| {
+    each_seed(350_000, 200, |seed| {
         let mut world = World::new(seed);
         world.late_answers = true;
         let steps = world.rng.random_range(10..200);

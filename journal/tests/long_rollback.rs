@@ -84,7 +84,7 @@ fn what_fails_beside_stops_the_owner_and_can_be_finished() {
     let operations = storage.operations() - before;
     assert!(std::fs::read(&primary_path).unwrap() == base, "rolled back");
     drop((journal, storage));
-    for _ in 0..number("CHRONO_SEEDS", 4) {
+    for _ in 0..number("CHRONO_SEEDS", 2) {
         std::fs::write(&primary_path, &primary).unwrap();
         let mut storage = Arc::new(FaultyStorage::from_image(image.clone()));
         let mut journal = open(&storage);

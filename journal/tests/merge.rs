@@ -174,7 +174,7 @@ fn bookmark(world: &mut World, named: &mut Vec<usize>) {
 
 #[test]
 fn what_was_merged_is_what_the_model_says() {
-    each_seed(400_000, 1000, |seed| {
+    each_seed(400_000, 500, |seed| {
         let mut world = World::new(seed);
         world.late_answers = world.rng.random_bool(0.3);
         let schedule = schedule(&mut world);
@@ -461,8 +461,8 @@ fn a_crash_at_any_write_of_ingest_merging_and_rollback_loses_nothing() {
         let operations = whole.storage.operations();
         println!("{kind}: CHRONO_SEED={seed}, {operations} writes and syncs");
         let mut luck = ChaCha8Rng::seed_from_u64(seed);
-        let first = if every { 0 } else { luck.random_range(0..5) };
-        for crash in (first..operations).step_by(if every { 1 } else { 5 }) {
+        let first = if every { 0 } else { luck.random_range(0..9) };
+        for crash in (first..operations).step_by(if every { 1 } else { 9 }) {
             let Run { mut world, durable, rolled, whole } = run(seed, kind, schedule, Some(crash));
             if whole {
                 break;

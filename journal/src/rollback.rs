@@ -30,6 +30,7 @@ use work::{Work, SYNC_BYTES};
 
 /// Largest piece: what one entry brings back, in sectors.
 const LARGEST_PIECE: usize = 256;
+
 /// What is to be brought back.
 #[derive(Clone, Copy, Debug)]
 pub struct RollbackOptions<'a> {

@@ -23,6 +23,7 @@ fn fio(serving: &Serving, seconds: u64) -> Child {
     Command::new("fio")
         .args(["--name=v", "--ioengine=nbd", "--rw=randwrite", "--bs=4k", "--iodepth=16", "--randrepeat=0"])
         .args(["--verify=crc32c", "--verify_backlog=4096", "--verify_fatal=1", "--fsync=128", "--time_based"])
+        .args(["--verify_state_save=0"])
         .arg(format!("--uri={}", serving.uri("fio")))
         .args([format!("--size={FIO_BYTES}"), format!("--runtime={seconds}")])
         .stdout(Stdio::null())

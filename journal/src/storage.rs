@@ -241,9 +241,10 @@ impl Storage for FileStorage {
     }
 
     fn forget(&self, offset: u64, bytes: u64) {
-        let bytes = std::num::NonZeroU64::new(bytes);
+        // No length would mean everything up to the file's end.
+        let Some(bytes) = std::num::NonZeroU64::new(bytes) else { return };
         // A hint: a file system that doesn't take it keeps them.
-        let _ = rustix::fs::fadvise(&self.file, offset, bytes, rustix::fs::Advice::DontNeed);
+        let _ = rustix::fs::fadvise(&self.file, offset, Some(bytes), rustix::fs::Advice::DontNeed);
     }
 
     fn prepare(&self, offset: u64, bytes: u64) {

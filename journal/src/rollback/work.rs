@@ -262,11 +262,16 @@ impl<'a> Work<'a> {
     /// Notes which bytes of the journal have been written. A piece fits a segment several times, so no segment is passed over.
     fn note_journaled(&mut self) {
         let ((old_begins, old), (begins, now)) = (self.position, self.journal.write_position());
+        let mut note = |range: Range<u64>| match self.journaled.last_mut() {
+            _ if range.is_empty() => {}
+            Some(last) if last.end == range.start => last.end = range.end,
+            _ => self.journaled.push(range),
+        };
         if begins == old_begins {
-            self.journaled.push(old..now);
+            note(old..now);
         } else {
-            self.journaled.push(old..old_begins + self.journal.space().segment_bytes);
-            self.journaled.push(begins..now);
+            note(old..old_begins + self.journal.space().segment_bytes);
+            note(begins..now);
         }
         self.position = (begins, now);
     }

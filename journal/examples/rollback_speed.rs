@@ -33,7 +33,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         fill(&base, mib, &mut rng)?;
         let mut journal = make(directory, mib)?;
         write(&mut journal, &primary, mib, &mut rng)?;
-        let plain = rewrite(&directory.join("rollback_speed.plain"), mib, &mut rng)?;
+        let (plain, plain_cpu) = rewrite(&directory.join("rollback_speed.plain"), mib, &mut rng)?;
         let options = RollbackOptions {
             volume: "1.1",
             primary: &primary,
@@ -41,18 +41,22 @@ fn main() -> Result<(), Box<dyn Error>> {
             to: Target::Moment(Moment::Order(0)),
             allow_gaps: false,
         };
-        let begin = Instant::now();
+        let (begin, cpu) = (Instant::now(), cpu_time());
         let done = journal.roll_back(&options, &mut |_, _| {})?;
-        let time = begin.elapsed();
+        let (time, cpu) = (begin.elapsed(), cpu_time() - cpu);
         journal.close()?;
         let rate = |time: Duration| mib as f64 / time.as_secs_f64();
+        let a_gib = |time: Duration| time.as_secs_f64() * 1024.0 / mib as f64;
         let ratio = rate(time) / rate(plain);
         println!(
-            "turn {turn}: {} MiB rolled back in {} entries, {:.0} MiB/s; plain {:.0} MiB/s; ratio {ratio:.2}",
+            "turn {turn}: {} MiB rolled back in {} entries, {:.0} MiB/s, CPU s/GiB {:.3}; plain {:.0} MiB/s, {:.3}; \
+             ratio {ratio:.2}",
             done.written >> 20,
             done.entries,
             rate(time),
-            rate(plain)
+            a_gib(cpu),
+            rate(plain),
+            a_gib(plain_cpu),
         );
         ratios.push(ratio);
     }
@@ -131,15 +135,24 @@ fn write(
 }
 
 /// As many bytes, in pieces of a rollback's size, over what is there.
-fn rewrite(path: &Path, mib: usize, rng: &mut impl Rng) -> Result<Duration, Box<dyn Error>> {
+fn rewrite(path: &Path, mib: usize, rng: &mut impl Rng) -> Result<(Duration, Duration), Box<dyn Error>> {
     fill(path, mib, rng)?;
     let file = File::options().write(true).open(path)?;
     let mut data = vec![0; 128 * 1024];
     rng.fill(&mut data[..]);
-    let begin = Instant::now();
+    let (begin, cpu) = (Instant::now(), cpu_time());
     for piece in 0..(mib as u64) << 20 >> 17 {
         file.write_all_at(&data, piece << 17)?;
     }
     file.sync_data()?;
-    Ok(begin.elapsed())
+    Ok((begin.elapsed(), cpu_time() - cpu))
+}
+
+/// User and system time of this process.
+fn cpu_time() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
+    let ticks: u64 = [11, 12].iter().filter_map(|at| fields.get(*at)?.parse::<u64>().ok()).sum();
+    // USER_HZ is 100 on every Linux that this runs on.
+    Duration::from_millis(ticks * 10)
 }

@@ -8,6 +8,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::OnceLock;
 
 /// Positioned reads and writes, and durability.
 ///
@@ -28,6 +29,8 @@ pub trait Storage: Send + Sync {
     fn start_writeback(&self, _offset: u64, _bytes: u64) {}
     /// Hints that these bytes, durable by now, won't be read soon, so that memory is better used for others.
     fn forget(&self, _offset: u64, _bytes: u64) {}
+    /// Hints that until it is said again, what is written won't be read soon. Promises nothing.
+    fn expect_no_reading(&self, _expected: bool) {}
     /// These bytes, which hold nothing that counts, are going to be written in small pieces with a sync behind each. Where
     /// the first write to a place costs more than later ones (blocks that are allocated and were never written), that may
     /// be done now for all of them. Promises nothing.
@@ -67,8 +70,11 @@ const DIRECT_ALIGN: usize = 4096;
 pub struct FileStorage {
     file: File,
     name: String,
-    /// The same file, opened for direct I/O.
-    direct: Option<File>,
+    /// The same file, opened for direct I/O when that is first wanted, if the file system takes it.
+    direct: OnceLock<Option<File>>,
+    /// How the owner wants it written, and whether writes go past the page cache now.
+    io: Io,
+    past_cache: AtomicBool,
     /// The most bytes that it was seen to have. Writing into a file that was cut would make it longer again,
     /// with a hole where the rest had been.
     most_bytes: AtomicU64,
@@ -110,16 +116,25 @@ impl FileStorage {
 
     /// Writes so from now on. A file system that takes no direct I/O is written through the page cache.
     pub(crate) fn with(mut self, io: Io) -> Self {
-        self.direct = match io {
-            Io::Buffered => None,
-            // By its descriptor: the name may mean another file by now, or not be given yet.
-            Io::Direct => OpenOptions::new()
+        self.io = io;
+        *self.past_cache.get_mut() = io == Io::Direct;
+        self
+    }
+
+    /// The descriptor for direct I/O, if writes go that way now.
+    fn direct(&self) -> Option<&File> {
+        if !self.past_cache.load(Ordering::Relaxed) || self.direct_refused.load(Ordering::Relaxed) {
+            return None;
+        }
+        // By the file's descriptor: the name may mean another file by now, or not be given yet.
+        let open = || {
+            OpenOptions::new()
                 .write(true)
                 .custom_flags(libc::O_DIRECT)
                 .open(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
-                .ok(),
+                .ok()
         };
-        self
+        self.direct.get_or_init(open).as_ref()
     }
 
     /// The descriptor for direct I/O, if these bytes can go that way.
@@ -128,8 +143,7 @@ impl FileStorage {
         let aligned = (bytes.as_ptr() as usize).is_multiple_of(align)
             && bytes.len().is_multiple_of(align)
             && offset.is_multiple_of(align as u64);
-        let usable = aligned && !self.direct_refused.load(Ordering::Relaxed);
-        self.direct.as_ref().filter(|_| usable)
+        self.direct().filter(|_| aligned)
     }
 
     /// Tries to write past the page cache; `None`: it has to go through it.
@@ -153,7 +167,9 @@ impl FileStorage {
         Self {
             file,
             name,
-            direct: None,
+            direct: OnceLock::new(),
+            io: Io::default(),
+            past_cache: AtomicBool::new(false),
             most_bytes: AtomicU64::new(0),
             direct_refused: AtomicBool::new(false),
         }
@@ -233,7 +249,7 @@ impl Storage for FileStorage {
     }
 
     fn start_writeback(&self, offset: u64, bytes: u64) {
-        if self.direct.is_some() && !self.direct_refused.load(Ordering::Relaxed) {
+        if self.direct().is_some() {
             // It is there already.
             return;
         }
@@ -245,6 +261,10 @@ impl Storage for FileStorage {
         let Some(bytes) = std::num::NonZeroU64::new(bytes) else { return };
         // A hint: a file system that doesn't take it keeps them.
         let _ = rustix::fs::fadvise(&self.file, offset, Some(bytes), rustix::fs::Advice::DontNeed);
+    }
+
+    fn expect_no_reading(&self, expected: bool) {
+        self.past_cache.store(expected || self.io == Io::Direct, Ordering::Relaxed);
     }
 
     fn prepare(&self, offset: u64, bytes: u64) {

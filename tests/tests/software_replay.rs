@@ -1,4 +1,4 @@
-//! `replay --engine soft`: the switch in software makes after-images as the card does, and before-images.
+//! `replay --engine soft`: the switch in software makes after-images as the card does, and before-images as it does.
 
 use journal::Moment;
 use serde_json::Value;
@@ -10,14 +10,14 @@ use system_tests::model::{CaptureSet, Volume};
 
 /// The small capture with these images: everything is counted as by the card, every entry holds what it has
 /// to, and every moment can be had back over whatever the images allow.
-fn small_capture_with(images: &str, overs: &[Over]) {
+fn small_capture_with(engine: &str, images: &str, overs: &[Over]) {
     let set = CaptureSet::open("small");
     let folder = tempfile::tempdir().unwrap();
     let mut arguments = set.replay_arguments(folder.path(), "64M");
-    arguments.extend(["--engine", "soft", "--images", images, "--json"].map(String::from));
+    arguments.extend(["--engine", engine, "--images", images, "--json"].map(String::from));
     let replay = agent(&arguments).fine().json();
     println!("{replay}");
-    assert_eq!((&replay["entries"], &replay["engine"]), (&set.count().into(), &"soft".into()));
+    assert_eq!((&replay["entries"], &replay["engine"]), (&set.count().into(), &engine.into()));
     assert_eq!(set.count(), 489);
     for capture in set.moments["captures"].as_array().unwrap() {
         let port = &replay["ports"][capture["port"].as_u64().unwrap() as usize];
@@ -43,7 +43,10 @@ fn small_capture_with(images: &str, overs: &[Over]) {
     agent(["verify", &journal]).fine();
     images::primaries_equal_the_last_moment(&set, folder.path());
     for &over in overs {
-        images::every_order_equals_the_naive_model(&set, folder.path(), over, &ordered);
+        // Which engine made an entry is nothing to those who read it, and nearly a thousand images take their time.
+        if engine == "soft" {
+            images::every_order_equals_the_naive_model(&set, folder.path(), over, &ordered);
+        }
         images::moments_equal_the_targets_images(&set, folder.path(), over, &log);
     }
     // What the entries don't hold can't be made up.
@@ -75,17 +78,29 @@ fn every_entry_holds_what_it_has_to(set: &CaptureSet, images: &str, log: &[Value
 
 #[test]
 fn after_images_are_the_cards() {
-    small_capture_with("after", &[Over::Base]);
+    small_capture_with("soft", "after", &[Over::Base]);
 }
 
 #[test]
 fn with_before_images_every_moment_can_be_had_back_from_primary_alone() {
-    small_capture_with("before", &[Over::Primary]);
+    small_capture_with("soft", "before", &[Over::Primary]);
 }
 
 #[test]
 fn with_both_every_moment_can_be_had_back_either_way() {
-    small_capture_with("both", &[Over::Base, Over::Primary]);
+    small_capture_with("soft", "both", &[Over::Base, Over::Primary]);
+}
+
+/// CI has one of the two: `--include-ignored` has the other.
+#[test]
+fn the_card_makes_both_images_too() {
+    small_capture_with("card", "both", &[Over::Base, Over::Primary]);
+}
+
+#[test]
+#[ignore = "the gateware reads for both images as it does for before-images alone"]
+fn the_card_makes_before_images_too() {
+    small_capture_with("card", "before", &[Over::Primary]);
 }
 
 /// A burst: writes meet full queues, and equal ones meet each other while they are held.
@@ -262,10 +277,6 @@ fn a_journal_goes_on_with_the_other_engine() {
 fn what_cant_be_meant_is_told_and_nothing_is_touched() {
     let folder = tempfile::tempdir().unwrap();
     let frames = [Request::write(1, 5, 1, 7).frame()];
-    for images in ["before", "both"] {
-        agent(replay(folder.path(), &frames, &["--images", images]))
-            .failed(2, &["--images before and both need --engine soft", "after-images only"]);
-    }
     agent(replay(folder.path(), &frames, &["--engine", "soft", "--vcd", "x"]))
         .failed(2, &["--vcd", "--engine card"]);
     agent(replay(folder.path(), &frames, &["--engine", "verilated", "--vcd", "x"]))

@@ -5,7 +5,8 @@ use super::Beginning;
 use crate::arguments::{EngineKind, Replay};
 use crate::error::Error;
 use driver::{BringUp, Card, Counters, Driver, Record};
-use layout::registers::{ticks, CORE_HZ};
+use ::engine::switch::Images;
+use layout::registers::{ticks, CORE_HZ, VOLUME_BEFORE, VOLUME_BOTH, VOLUME_JOURNAL};
 use sim::target::VbladeModel;
 use sim::verilator::user_cache;
 use sim::{CardOptions, SimulatedCard, Simulator};
@@ -22,6 +23,8 @@ const STUCK_CYCLES: u64 = 10_000_000;
 const STOP_LIMIT: Duration = Duration::from_millis(100);
 /// Period of the card's watermarks. Short, for every cycle between two of them is simulated.
 const FLUSH_MICROSECONDS: u64 = 100;
+/// The same where each write waits for its entry's way to the disk.
+const FLUSH_MICROSECONDS_HELD: u64 = 10;
 
 /// A card that has been brought up.
 pub struct CardEngine {
@@ -31,11 +34,12 @@ pub struct CardEngine {
 }
 
 impl CardEngine {
-    /// Makes a card with `target` behind its uplink, and brings it up; sources may write the volumes in `table`
-    /// whose bits are set in `allowed`.
+    /// Makes a card with `target` behind its uplink, and brings it up to journal `images` of every write; sources
+    /// may write the volumes in `table` whose bits are set in `allowed`.
     pub fn bring_up(
         arguments: &Replay,
         target: VbladeModel,
+        images: Images,
         table: &[(u16, u8)],
         allowed: u32,
         beginning: &Beginning,
@@ -53,13 +57,24 @@ impl CardEngine {
         settings.stamp_floor = beginning.stamp_floor;
         settings.number_floor = beginning.number_floor;
         settings.volumes = table.to_vec();
-        settings.timeouts.flush_period = ticks(FLUSH_MICROSECONDS);
+        settings.volume_modes = vec![volume_mode(images); table.len()];
+        settings.timeouts.flush_period =
+            ticks(if images.has_before() { FLUSH_MICROSECONDS_HELD } else { FLUSH_MICROSECONDS });
         settings.lock_limit = Duration::from_millis(20);
         for port in &mut settings.ports {
             port.volumes = allowed;
         }
         let driver = Driver::bring_up(card, &settings)?;
         Ok(Self { driver, answer_after: arguments.answer_after, began: Instant::now() })
+    }
+}
+
+/// Its bits in the volume table, with the policy that the switch in software has for it (`engine::switch::Volume::new`).
+fn volume_mode(images: Images) -> u32 {
+    match images {
+        Images::After => 0,
+        Images::Before => VOLUME_BEFORE | VOLUME_JOURNAL,
+        Images::Both => VOLUME_BEFORE | VOLUME_BOTH | VOLUME_JOURNAL,
     }
 }
 
@@ -136,7 +151,7 @@ impl Engine for CardEngine {
         self.driver.card().cycles()
     }
 
-    /// The host's: a simulated card takes its time, and with after-images nothing in it waits for the disk.
+    /// The host's: a simulated card takes its time, and what waits in it for the disk waits by the host's clock too.
     fn commit_clock(&self) -> Duration {
         self.began.elapsed()
     }

@@ -121,7 +121,7 @@ pub fn into(
     };
     let result = match arguments.engine {
         EngineKind::Card | EngineKind::Verilated => {
-            run.until_settled(CardEngine::bring_up(arguments, target, &table, allowed, &beginning)?)
+            run.until_settled(CardEngine::bring_up(arguments, target, images, &table, allowed, &beginning)?)
         }
         EngineKind::Soft => {
             run.until_settled(SoftwareEngine::new(target, images, &table, allowed, &beginning)?)
@@ -145,9 +145,6 @@ fn check_ports(arguments: &Replay) -> Result<(), Error> {
 fn check_engine(arguments: &Replay) -> Result<(), Error> {
     let wrong = |what: &str| Err(Error::Misuse(what.into()));
     match arguments.engine {
-        EngineKind::Card | EngineKind::Verilated if arguments.images != ImagesKind::After => wrong(
-            "--images before and both need --engine soft: a replay sets the card up for after-images only, so far",
-        ),
         EngineKind::Soft if arguments.vcd.is_some() => {
             wrong("--vcd needs --engine card: the software engine has no signals to write down")
         }

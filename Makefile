@@ -152,6 +152,13 @@ cosim-faults:
 	$(CARGO) build $(RELEASE) --quiet --package host-agent
 	python3 tools/cosim.py "$$(tools/cosim-packages.sh)" $${CARGO_TARGET_DIR:-target}/release/host-agent faults
 
+# Linux's NBD client in a guest on what the host-agent serves: disks, and images at moments.
+.PHONY: guest-nbd
+guest-nbd:
+	@tools/system-packages.sh e2fsprogs:/sbin/e2fsck python3:python3 binutils:strip nbd-client:/sbin/nbd-client
+	$(CARGO) build $(RELEASE) --quiet --package host-agent
+	python3 tools/guest-nbd.py "$$(tools/cosim-packages.sh)" $${CARGO_TARGET_DIR:-target}/release/host-agent
+
 system-packages:
 	@tools/system-packages.sh verilator:verilator g++:g++ e2fsprogs:/sbin/e2fsck python3:python3 \
 		libnbd-bin:nbdcopy qemu-utils:qemu-img

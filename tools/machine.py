@@ -85,6 +85,7 @@ def told(guest, name, seconds):
         late.append(True)
         guest.kill()
     timer = threading.Timer(seconds, end)
+    timer.daemon = True
     timer.start()
     try:
         for raw in guest.stdout:

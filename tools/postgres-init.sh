@@ -32,9 +32,11 @@ ip link set lo up
 # as_owner COMMAND: of the database's, among its files.
 as_owner() { chroot /pg /bin/busybox su -s /bin/busybox owner -- sh -c "cd /tmp; $1"; }
 start() {
+    # Not that of the one before.
+    rm -f /tmp/log
     chroot /pg /bin/busybox su -s /bin/busybox owner -- sh -c "exec /programs/postgres -D /data/pgdata" > /tmp/log 2>&1 &
     postgres=$!
-    until grep -q 'ready to accept connections' /tmp/log; do
+    until grep -qs 'ready to accept connections' /tmp/log; do
         kill -0 $postgres 2> /dev/null || die "the database at $1 doesn't start"
         sleep 0.1
     done

@@ -5,24 +5,28 @@ guests, by `host-agent image serve --writable`: the kernel mounts each, the data
 every row that was acknowledged before the moment and none that was begun after it, and pgbench's sums must agree; amcheck and
 the pages' checksums must find nothing at every fifth.
 
-    postgres.py TOOLS AGENT     CHRONO_SEED replays the choice of moments; PG_MOMENTS, PG_SECONDS
+    postgres.py TOOLS AGENT     CHRONO_SEED replays the choice of moments; PG_MOMENTS, PG_SECONDS, PG_KILLS
 
-First after-images over a base, and the guest's power goes at the end; then both images, and a few moments over the primary
+First after-images over a base: the server is killed under the load, and the guest's power goes at the end. Then both images, and a few moments over the primary
 that is being written.
 """
-import json, os, random, shutil, socket, subprocess, sys, tempfile, time
+import itertools, json, os, random, shutil, socket, subprocess, sys, tempfile, time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import machine, postgres_guest
 from postgres_load import Load
 
 MOMENTS = int(os.environ.get("PG_MOMENTS", "100"))
-SECONDS = int(os.environ.get("PG_SECONDS", "90"))
+SECONDS = int(os.environ.get("PG_SECONDS", "60"))
 LIVE_MOMENTS = 5
 # A guest has so many images as disks.
 DISKS = 20
 # One moment in so many is looked at by amcheck and pg_checksums.
 EVERY = 5
 LIMIT_SECONDS = 1800
+# The server is killed so often under the load.
+KILLS = int(os.environ.get("PG_KILLS", "2"))
+# The journal's end may be older than the kill: what came since is the gap.
+GRACE_NS = 1_000_000_000
 
 
 class Moment:
@@ -54,10 +58,14 @@ class Moment:
         return wrong, room
 
 
+class Refused(Exception):
+    """A moment inside a gap: of writes from before a server was killed, the journal has only what they left."""
+
+
 class Run:
     def __init__(self, agent, out, guests, images, disk, say):
         self.agent, self.out, self.guests, self.images, self.say = agent, out, guests, images, say
-        self.children, self.moments, self.boots = [], [], 0
+        self.children, self.bookmarks, self.moments, self.kills, self.refused = [], [], [], [], 0
         self.journal, self.primary, self.base = out + "/j", out + "/primary", disk
         subprocess.run(["cp", "--sparse=always", disk, self.primary], check=True)
 
@@ -75,6 +83,8 @@ class Run:
             said.append(line)
             if line.startswith("serving "):
                 return child
+        if any(" gap" in line for line in said):
+            raise Refused
         sys.exit("host-agent %s: %s" % (" ".join(arguments), "".join(said)))
 
     def end(self, child, kill=False):
@@ -87,15 +97,25 @@ class Run:
             sys.exit("a server ended with %d: %s" % (child.returncode, said))
         self.children.remove(child)
 
+    def protect(self, *more):
+        self.server = self.serve("serve", "--journal", self.journal, "--images", self.images, "--export",
+                                 "disk=" + self.primary, "--socket", self.out + "/disk.sock", *more)
+
+    def kill(self):
+        """The server, under the guest, which goes on when there is another."""
+        began = time.time_ns()
+        self.end(self.server, kill=True)
+        self.protect()
+        self.kills.append((began, time.time_ns()))
+        self.say("the server killed; another %.1f s later" % ((time.time_ns() - began) / 1e9))
+
     def begin(self):
         """The database in its guest."""
-        self.server = self.serve("serve", "--journal", self.journal, "--create", "--size", "2G", "--images", self.images,
-                                 "--export", "disk=" + self.primary, "--socket", self.out + "/disk.sock")
+        self.protect("--create", "--size", "2G")
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        uri = "nbd+unix:///disk?socket=%s/disk.sock" % self.out
-        self.guest = self.guests.boot("load", [("disk", uri)], [
+        self.guest = self.guests.boot("load", [("disk", self.out + "/disk.sock", "disk")], [
             "-netdev", "user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:%d-10.0.2.15:5432" % port,
             "-device", "virtio-net-pci,netdev=net,romfile="])
         self.children.append(self.guest)
@@ -111,7 +131,7 @@ class Run:
 
     def bookmark(self, load, hold):
         """One now; with `hold` while no row is on its way."""
-        name = "moment-%d" % len(self.moments)
+        name = "moment-%d" % len(self.bookmarks)
         if hold:
             load.hold()
         since, least = time.time_ns(), [span.now()[0] for span in load.tellers]
@@ -119,26 +139,32 @@ class Run:
         most = [span.now()[1] for span in load.tellers]
         if hold:
             load.release()
-        moment = Moment("bookmark:" + name, since, least, most)
-        self.moments.append(moment)
-        return moment
+        self.bookmarks.append(Moment("bookmark:" + name, since, least, most))
 
     def stamps(self):
         """When the bookmarks are."""
         for line in self.ask("bookmark", "list", self.journal, "--json").splitlines():
             bookmark = json.loads(line)
-            for moment in self.moments:
+            for moment in self.bookmarks:
                 if moment.when == "bookmark:" + bookmark["name"]:
                     moment.stamp = bookmark["timestamp"]
 
-    def look(self, moments, source):
-        """Each as a disk of one guest."""
+    def look(self, moments, count, source):
+        """The next so many, refused ones apart, each as a disk of one guest."""
         disks, servers = [], []
-        for place, moment in enumerate(moments):
-            path = "%s/image%d.sock" % (self.out, place)
-            servers.append(self.serve("image", "serve", self.journal, "--volume", "disk", *source, "--at", moment.when,
-                                      "--writable", "--scratch", self.out, "--socket", path))
-            disks.append(("image%d" % place, "nbd+unix:///?socket=" + path))
+        while len(disks) < count:
+            moment = next(moments)
+            path = "%s/image%d.sock" % (self.out, len(disks))
+            try:
+                servers.append(self.serve("image", "serve", self.journal, "--volume", "disk", *source, "--at", moment.when,
+                                          "--writable", "--scratch", self.out, "--socket", path))
+            except Refused:
+                if not any(start - GRACE_NS <= moment.stamp <= end for start, end in self.kills):
+                    sys.exit("%s is refused, and no server was killed then" % moment.when)
+                self.refused += 1
+                continue
+            disks.append(("image%d" % len(self.moments), path, ""))
+            self.moments.append(moment)
         guest = self.guests.boot("check", disks, words="every=%d" % EVERY)
         self.children.append(guest)
         done = False
@@ -146,9 +172,9 @@ class Run:
             done |= what == "DONE"
             if what == "FOUND":
                 name, *found = rest.split()
-                moments[int(name[5:])].found = found
+                self.moments[int(name[5:])].found = found
         self.children.remove(guest)
-        if not done or not all(moment.found for moment in moments):
+        if not done or not all(moment.found for moment in self.moments):
             sys.exit("the guest of the images ended before it was done")
         for server in servers:
             self.end(server)
@@ -185,8 +211,20 @@ def load_ended(run, load):
         "+".join(str(len(span.acknowledged)) for span in load.tellers), len(load.pgbench.acknowledged), rate[0]))
 
 
+def any_moment(random, stamps):
+    """Just after a write, or a time."""
+    if random.randrange(3):
+        order = random.choice(list(stamps))
+        moment = Moment("order:%d" % order)
+        moment.stamp = stamps[order]
+    else:
+        moment = Moment(str(random.randrange(min(stamps.values()), max(stamps.values()))))
+        moment.stamp = int(moment.when)
+    return moment
+
+
 def over_a_base(run, random):
-    """Bookmarks while it runs, as many moments more afterwards; the guest's power goes at the end."""
+    """Bookmarks while it runs, more moments afterwards; the server is killed, and at the end the guest's power goes."""
     load, _ = run.begin()
     load.start(SECONDS)
     bookmarks = max(1, MOMENTS * 2 // 5)
@@ -194,35 +232,29 @@ def over_a_base(run, random):
     for place in range(bookmarks):
         left = (until - time.monotonic()) / (bookmarks - place)
         time.sleep(max(0, random.uniform(0, 2 * left) if place + 1 < bookmarks else left / 2))
+        if (place + 1) * (KILLS + 1) // bookmarks > place * (KILLS + 1) // bookmarks and place + 1 < bookmarks:
+            run.kill()
         run.bookmark(load, hold=place % 2 == 0)
     load_ended(run, load)
     run.end(run.guest, kill=True)
     run.end(run.server)
     print(run.ask("verify", run.journal))
-    stamps = {}
-    for line in run.ask("log", run.journal, "--from", "order:%d" % run.first, "--json").splitlines():
-        entry = json.loads(line)
-        stamps[entry["order"]] = entry["timestamp"]
+    entries = [json.loads(line) for line in
+               run.ask("log", run.journal, "--from", "order:%d" % run.first, "--json").splitlines()]
+    resynced = sum(entry["kind"] == "resync" for entry in entries)
+    run.say("journal: %d writes under load, %d entries more to make good what the kills left" % (len(entries) - resynced, resynced))
+    last = entries[-1]
+    stamps = {entry["order"]: entry["timestamp"] for entry in entries if entry["kind"] != "resync"}
     run.stamps()
-    # As it was when the guest's power went, and at any write, and at any time.
-    last = Moment("order:%d" % max(stamps), time.time_ns(), *zip(*[span.now() for span in load.tellers]))
-    last.stamp = stamps[max(stamps)]
-    chosen = [last]
-    while len(run.moments) + len(chosen) < MOMENTS:
-        order = random.choice(list(stamps))
-        moment = Moment("order:%d" % order)
-        moment.stamp = stamps[order]
-        if len(chosen) % 3 == 0:
-            moment = Moment(str(random.randrange(min(stamps.values()), max(stamps.values()))))
-            moment.stamp = int(moment.when)
-        chosen.append(moment)
-    run.moments += chosen
-    run.say("journal: %d writes under load" % len(stamps))
-    random.shuffle(run.moments)
-    for start in range(0, len(run.moments), DISKS):
-        part = run.moments[start:start + DISKS]
-        run.look(part, ["--base", run.base])
-        run.say("%d of %d moments looked at" % (start + len(part), len(run.moments)))
+    # As it was when the guest's power went; the bookmarks; and just after any write, and at any time.
+    chosen = [Moment("order:%d" % last["order"], time.time_ns(), *zip(*[span.now() for span in load.tellers]))] + run.bookmarks
+    chosen[0].stamp = last["timestamp"]
+    chosen += [any_moment(random, stamps) for _ in range(MOMENTS - len(chosen))]
+    random.shuffle(chosen)
+    moments = itertools.chain(chosen, (any_moment(random, stamps) for _ in itertools.count()))
+    while len(run.moments) < MOMENTS:
+        run.look(moments, min(DISKS, MOMENTS - len(run.moments)), ["--base", run.base])
+        run.say("%d of %d moments looked at; %d refused, in gaps" % (len(run.moments), MOMENTS, run.refused))
     failures = run.report(load)
     run.ask("restore", run.journal, "--volume", "disk", "--base", run.base, "--at", "end", "--to", run.out + "/end")
     if machine.digest(run.out + "/end") != machine.digest(run.primary):
@@ -238,7 +270,7 @@ def over_primary(run, random):
         run.bookmark(load, hold=place % 2 == 0)
     run.stamps()
     before = run.order()
-    run.look(run.moments, ["--primary", run.primary])
+    run.look(iter(run.bookmarks), LIVE_MOMENTS, ["--primary", run.primary])
     run.say("looked at over the live primary: %d more writes meanwhile" % (run.order() - before))
     load_ended(run, load)
     run.end(run.guest, kill=True)

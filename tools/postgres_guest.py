@@ -92,10 +92,11 @@ class Guests:
         self.root = root_disk(tools, out)
 
     def boot(self, mode, disks, more=(), words="every=1"):
-        """`disks`: name and NBD URI."""
+        """`disks`: name, socket and export. A server that goes away has a minute to come back."""
         devices = ["-drive", "file=%s,if=none,id=root,format=raw,readonly=on" % self.root,
                    "-device", "virtio-blk-pci,drive=root,serial=root"]
-        for name, uri in disks:
-            devices += ["-drive", "file=%s,if=none,id=%s,format=raw,cache=none,discard=unmap" % (uri, name),
+        for name, path, export in disks:
+            devices += ["-drive", "file.driver=nbd,file.server.type=unix,file.server.path=%s,file.export=%s,"
+                        "file.reconnect-delay=60,if=none,id=%s,format=raw,cache=none,discard=unmap" % (path, export, name),
                         "-device", "virtio-blk-pci,drive=%s,serial=%s" % (name, name)]
         return machine.qemu(self.tools, self.kernel, self.initrd, [*devices, *more], "mode=%s %s" % (mode, words))

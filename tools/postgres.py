@@ -7,10 +7,10 @@ the pages' checksums must find nothing at every fifth.
 
     postgres.py TOOLS AGENT     CHRONO_SEED replays the choice of moments; PG_MOMENTS, PG_SECONDS, PG_KILLS
 
-First after-images over a base: the server is killed under the load, and the guest's power goes at the end. Then both images, and a few moments over the primary
-that is being written.
+First after-images over a base: the server is killed under the load, and the guest's power goes at the end. Then both images,
+and a few moments over the primary that is being written.
 """
-import itertools, json, os, random, shutil, socket, subprocess, sys, tempfile, time
+import itertools, json, os, random, shutil, signal, socket, subprocess, sys, tempfile, time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import machine, postgres_guest
 from postgres_load import Load
@@ -22,7 +22,9 @@ LIVE_MOMENTS = 5
 DISKS = 20
 # One moment in so many is looked at by amcheck and pg_checksums.
 EVERY = 5
+# Of a guest, and of everything.
 LIMIT_SECONDS = 1800
+TOTAL_SECONDS = 7200
 # The server is killed so often under the load.
 KILLS = int(os.environ.get("PG_KILLS", "2"))
 # The journal's end may be older than the kill: what came since is the gap.
@@ -37,8 +39,7 @@ class Moment:
     def judge(self, load):
         """What is wrong with it; and how many rows it may lack or have."""
         wrong, room = [], 0
-        journal, redo, checks, *words = self.found
-        *told, history, deltas, accounts, tellers, branches = words
+        *told, history, deltas, accounts, tellers, branches = self.found[3:]
         rows = {int(client): (int(count), int(top)) for client, count, top in (t.split(":") for t in told if t != "-")}
         since = self.since or self.stamp
         for client, span in enumerate(load.tellers):
@@ -119,15 +120,14 @@ class Run:
             "-netdev", "user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:%d-10.0.2.15:5432" % port,
             "-device", "virtio-net-pci,netdev=net,romfile="])
         self.children.append(self.guest)
-        told = machine.told(self.guest, "database", LIMIT_SECONDS)
-        while next(told, ("END", ""))[0] != "READY":
-            pass
+        if not any(what == "READY" for what, _ in machine.told(self.guest, "database", LIMIT_SECONDS)):
+            sys.exit("the guest of the database ended")
         self.say("the database runs")
         load = Load(postgres_guest.programs(), port, self.out)
         load.prepare()
         self.first = self.order() + 1
         self.say("%s-images: prepared in %d writes" % (self.images, self.first - 1))
-        return load, told
+        return load
 
     def bookmark(self, load, hold):
         """One now; with `hold` while no row is on its way."""
@@ -225,7 +225,7 @@ def any_moment(random, stamps):
 
 def over_a_base(run, random):
     """Bookmarks while it runs, more moments afterwards; the server is killed, and at the end the guest's power goes."""
-    load, _ = run.begin()
+    load = run.begin()
     load.start(SECONDS)
     bookmarks = max(1, MOMENTS * 2 // 5)
     until = time.monotonic() + SECONDS
@@ -263,7 +263,7 @@ def over_a_base(run, random):
 
 
 def over_primary(run, random):
-    load, _ = run.begin()
+    load = run.begin()
     load.start(SECONDS)
     for place in range(LIVE_MOMENTS):
         time.sleep(random.uniform(1, 4))
@@ -285,6 +285,10 @@ def main():
 
     def say(what):
         print("%6.1f s  %s" % (time.monotonic() - began, what), flush=True)
+    signal.signal(signal.SIGALRM, lambda *_: sys.exit("it took longer than %d s" % TOTAL_SECONDS))
+    signal.alarm(TOTAL_SECONDS)
+    # Guests and servers end with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
     seed = int(os.environ.get("CHRONO_SEED", random.randrange(1 << 32)))
     print("CHRONO_SEED=%d" % seed)
     failures = 0

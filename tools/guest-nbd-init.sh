@@ -29,7 +29,7 @@ say BOOTED "$(uname -r)"
 
 # until_said WORDS LOG PID: the server is ready.
 until_said() {
-    until grep -q "$1" "$2"; do
+    until grep -qs "$1" "$2"; do
         kill -0 "$3" 2> /dev/null || die "no '$1'"
         sleep 0.1
     done
@@ -58,6 +58,8 @@ files() { (cd "$1" && find . -type f | sort | xargs md5sum | md5sum | cut -d ' '
 # text FILE VERSION LINES: what files are made of.
 text() { awk -v f="$1" -v v="$2" -v n="$3" 'BEGIN { for (i = 1; i <= n; i++) printf "file %d version %d line %d\n", f, v, i }'; }
 serve() {
+    # Not what the one before said.
+    rm -f /tmp/serve.log
     host-agent serve --journal "j.$images" --export "disk=disk.$images" --socket /tmp/serve.sock --images "$images" "$@" \
         > /tmp/serve.log 2>&1 &
     server=$!
@@ -68,6 +70,7 @@ image() {
     name=$1
     when=$2
     shift 2
+    rm -f "/tmp/$name.log"
     # shellcheck disable=SC2086
     host-agent image serve "j.$images" --volume disk $source --at "$when" --socket "/tmp/$name.sock" "$@" \
         > "/tmp/$name.log" 2>&1 &

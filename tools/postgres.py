@@ -37,26 +37,26 @@ class Moment:
         self.when, self.since, self.least, self.most, self.stamp, self.found = when, since, least, most, None, None
 
     def judge(self, load):
-        """What is wrong with it; and how many rows it may lack or have."""
-        wrong, room = [], 0
+        """What is wrong with it; how many rows, and of pgbench's transactions, the clients leave open."""
+        wrong, open_rows = [], 0
         *told, history, deltas, accounts, tellers, branches = self.found[3:]
         rows = {int(client): (int(count), int(top)) for client, count, top in (t.split(":") for t in told if t != "-")}
-        since = self.since or self.stamp
+        # What was acknowledged before its last write was stamped, or, of a bookmark, before it was asked for.
+        since = max(self.since or 0, self.stamp)
         for client, span in enumerate(load.tellers):
             count, top = rows.get(client, (0, 0))
             least, most = span.acknowledged_by(since), span.begun_by(self.stamp)
             if self.least:
                 least, most = max(least, self.least[client]), min(most, self.most[client])
-            room += most - least
+            open_rows += most - least
             if count != top or not least <= count <= most:
                 wrong.append("client %d: %d rows up to %d, must be %d to %d" % (client, count, top, least, most))
         least, most = load.pgbench.acknowledged_by(since), load.pgbench.begun_by(self.stamp)
-        room += most - least
         if not least <= int(history) <= most:
             wrong.append("pgbench: %s transactions, must be %d to %d" % (history, least, most))
         if not deltas == accounts == tellers == branches:
             wrong.append("pgbench's sums: %s %s %s %s" % (deltas, accounts, tellers, branches))
-        return wrong, room
+        return wrong, open_rows, most - least
 
 
 class Refused(Exception):
@@ -181,18 +181,21 @@ class Run:
 
     def report(self, load):
         """Failures."""
-        failures, rooms = 0, []
+        failures, rows, transactions = 0, [], []
         for moment in self.moments:
-            wrong, room = moment.judge(load)
-            rooms.append(room)
+            wrong, open_rows, open_transactions = moment.judge(load)
+            rows.append(open_rows)
+            transactions.append(open_transactions)
             failures += bool(wrong)
             for line in wrong:
                 print("%s: %s" % (moment.when, line))
         self.say("%s-images: %d moments, %d failures; ext4 recovered its journal at %d, PostgreSQL redid its log at %d, "
-                 "amcheck and checksums clean at %d; transactions under way: none at %d moments, at most %d" % (
+                 "amcheck and checksums clean at %d" % (
                      self.images, len(self.moments), failures, sum(m.found[0] == "1" for m in self.moments),
-                     sum(m.found[1] == "1" for m in self.moments), sum("amcheck" in m.found[2] for m in self.moments),
-                     rooms.count(0), max(rooms)))
+                     sum(m.found[1] == "1" for m in self.moments), sum("amcheck" in m.found[2] for m in self.moments)))
+        self.say("under way, so that they may be there or not: no row at %d moments, else %d at most; %d of pgbench's "
+                 "transactions at most, %.1f on average" % (
+                     rows.count(0), max(rows), max(transactions), sum(transactions) / len(transactions)))
         return failures
 
     def stop(self):

@@ -152,6 +152,21 @@ cosim-faults:
 	$(CARGO) build $(RELEASE) --quiet --package host-agent
 	python3 tools/cosim.py "$$(tools/cosim-packages.sh)" $${CARGO_TARGET_DIR:-target}/release/host-agent faults
 
+# Linux's NBD client in a guest on what the host-agent serves: disks, and images at moments.
+.PHONY: guest-nbd
+guest-nbd:
+	@tools/system-packages.sh e2fsprogs:/sbin/e2fsck python3:python3 binutils:strip nbd-client:/sbin/nbd-client
+	$(CARGO) build $(RELEASE) --quiet --package host-agent
+	python3 tools/guest-nbd.py "$$(tools/cosim-packages.sh)" $${CARGO_TARGET_DIR:-target}/release/host-agent
+
+# PostgreSQL with pgbench on ext4 in a guest, on a served disk: images of random moments recover by its own log, with
+# the rows that were committed. PG_MOMENTS and PG_SECONDS; half an hour.
+.PHONY: postgres
+postgres:
+	@tools/system-packages.sh e2fsprogs:/sbin/e2fsck python3:python3 binutils:strip postgresql-15:/usr/lib/postgresql/15/bin/postgres
+	$(CARGO) build $(RELEASE) --quiet --package host-agent
+	python3 tools/postgres.py "$$(tools/cosim-packages.sh)" $${CARGO_TARGET_DIR:-target}/release/host-agent
+
 system-packages:
 	@tools/system-packages.sh verilator:verilator g++:g++ e2fsprogs:/sbin/e2fsck python3:python3 \
 		libnbd-bin:nbdcopy qemu-utils:qemu-img

@@ -9,12 +9,11 @@ With `faults` the agent is killed (COSIM_KILLS times) and the card's function re
 of traffic. Then nothing that was reported durable may be lost, each is a gap, and after a resync from primary the newest
 image must be primary.
 """
-import hashlib, json, os, re, shutil, signal, subprocess, sys, tempfile, threading, time
+import json, os, re, signal, subprocess, sys, tempfile, threading, time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-import replay_frames
+import machine, replay_frames
 
-HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-CAPTURES = HERE + "/tests/captures/small"
+CAPTURES = machine.HERE + "/tests/captures/small"
 MOMENTS = ["made", "before-disaster", "final"]
 MODULES = ["irqbypass", "vfio", "vfio_virqfd", "vfio_iommu_type1", "vfio-pci-core", "vfio-pci", "virtio_pci", "virtio_blk"]
 # How much slower than a real card's the simulated one's clock may be: 125 MHz over 20,000 cycles/s.
@@ -25,93 +24,17 @@ RESETS = int(os.environ.get("COSIM_RESETS", "1"))
 LIMIT_SECONDS = int(os.environ.get("COSIM_LIMIT", "480"))
 
 
-def initramfs(tools, out, init, programs, modules):
-    """busybox, the modules in the order in which they need each other, programs with their libraries, /init."""
-    root = out + "/initramfs"
-    for folder in ["bin", "sbin", "dev", "proc", "sys", "tmp", "mnt", "modules"]:
-        os.makedirs(root + "/" + folder)
-    busybox = tools + "/guest/bin/busybox"
-    shutil.copy(busybox, root + "/bin/busybox")
-    shutil.copy(init, root + "/init")
-    os.chmod(root + "/init", 0o755)
-    for name, program in programs.items():
-        # In sbin, where busybox doesn't put programs of the same name.
-        subprocess.run(["strip", "-o", root + "/sbin/" + name, os.path.realpath(program)], check=True)
-        for library in re.findall(r"(/\S+)", subprocess.check_output(["ldd", program], text=True)):
-            os.makedirs(root + os.path.dirname(library), exist_ok=True)
-            shutil.copy(os.path.realpath(library), root + library)
-    release = os.listdir(tools + "/guest/lib/modules")[0]
-    base = tools + "/guest/lib/modules/" + release
-    if not os.path.exists(base + "/modules.dep"):
-        subprocess.run([busybox, "depmod", "-b", tools + "/guest", release], check=True)
-    needs, named = {}, {}
-    for line in open(base + "/modules.dep"):
-        module, _, rest = line.partition(":")
-        needs[module] = rest.split()
-        named[os.path.basename(module).split(".")[0].replace("-", "_")] = module
-    order = []
-
-    def add(module):
-        for needed in reversed(needs[module]):
-            if needed not in order:
-                add(needed)
-        if module not in order:
-            order.append(module)
-    for module in modules:
-        add(named[module.replace("-", "_")])
-    with open(root + "/modules/order", "w") as names:
-        for module in order:
-            shutil.copy(base + "/" + module, root + "/modules")
-            names.write(os.path.basename(module) + "\n")
-    archive = out + "/initramfs.cpio"
-    with open(archive, "wb") as file:
-        files = subprocess.run(["find", ".", "-mindepth", "1"], cwd=root, check=True, stdout=subprocess.PIPE)
-        subprocess.run([busybox, "cpio", "-o", "-H", "newc"], cwd=root, input=files.stdout, stdout=file,
-                       stderr=subprocess.DEVNULL, check=True)
-    return archive, tools + "/guest/boot/vmlinuz-" + release
-
-
-def disk(out, content):
-    """A disk with these files on it."""
-    folder, path = out + "/disk", out + "/disk.img"
-    os.makedirs(folder)
-    for name, text in content.items():
-        with open(folder + "/" + name, "w") as file:
-            file.write(text)
-    subprocess.run(["/sbin/mke2fs", "-q", "-t", "ext4", "-d", folder, path, "96M"], check=True, stdout=subprocess.DEVNULL)
-    return path
-
-
 def host(tools, agent, out, image, mode):
     """The guest that has the card in a slot, and the agent."""
     folder = out + "/host"
     os.makedirs(folder)
-    initrd, kernel = initramfs(tools, folder, HERE + "/tools/cosim-init.sh", {"host-agent": agent}, MODULES)
+    initrd, kernel = machine.initramfs(tools, folder, machine.HERE + "/tools/cosim-init.sh", {"host-agent": agent}, MODULES)
     socket = {"type": "unix", "path": out + "/card.sock"}
     device = {"driver": "vfio-user-pci", "bus": "rp0", "socket": socket, "x-msg-timeout": 60000}
     devices = ["-device", "intel-iommu,intremap=on,caching-mode=on",
                "-device", "pcie-root-port,id=rp0,chassis=1,slot=1", "-device", json.dumps(device),
                "-drive", "file=%s,if=none,id=disk,format=raw,cache=unsafe" % image, "-device", "virtio-blk-pci,drive=disk"]
-    return qemu(tools, kernel, initrd, devices, "intel_iommu=on slower=%d mode=%s kills=%d resets=%d" % (SLOWER, mode, KILLS, RESETS))
-
-
-def qemu(tools, kernel, initrd, devices, more, memory="640M"):
-    root = tools + "/qemu/usr"
-    libraries = root + "/lib/x86_64-linux-gnu"
-    # TCG: a guest hangs on the /dev/kvm of some machines where the kernel that one sees isn't the one that runs.
-    # A busy machine doesn't give the emulated timer its ticks in time for the kernel's check of it.
-    command = [libraries + "/ld-linux-x86-64.so.2", "--library-path", libraries, root + "/bin/qemu-system-x86_64",
-               "-L", root + "/share/qemu", "-L", root + "/share/seabios",
-               "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio", "-monitor", "none",
-               "-machine", "q35,accel=tcg,kernel-irqchip=off,memory-backend=ram0", "-cpu", "max", "-smp", "1", "-m", memory,
-               "-object", "memory-backend-memfd,id=ram0,size=%s,share=on" % memory, *devices,
-               "-kernel", kernel, "-initrd", initrd, "-append", "console=ttyS0 quiet panic=-1 no_timer_check " + more]
-    environment = dict(os.environ, QEMU_MODULE_DIR=libraries + "/qemu")
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
-
-
-def digest(path):
-    return hashlib.sha256(open(path, "rb").read()).hexdigest()
+    return machine.qemu(tools, kernel, initrd, devices, "intel_iommu=on slower=%d mode=%s kills=%d resets=%d" % (SLOWER, mode, KILLS, RESETS))
 
 
 def main():
@@ -165,7 +88,7 @@ def run(tools, agent, moments, out, children, mode):
     def say(what):
         print("%6.1f s  %s" % (time.monotonic() - began, what), flush=True)
     orders = {m["name"]: sum(v["writes"] for v in m["volumes"].values()) for m in moments["moments"]}
-    image = disk(out, {
+    image = machine.disk(out, {
         "moments": "".join("%s %d\n" % (name, orders[name]) for name in MOMENTS),
         "volumes": " ".join("--volume %s=%d" % (c["volume"], c["size"]) for c in moments["captures"]) + "\n",
     })
@@ -231,7 +154,7 @@ def run(tools, agent, moments, out, children, mode):
         volume, size = capture["volume"], capture["size"]
         primary = "%s/%s.img" % (out, volume)
         if mode != "faults":
-            if digest(primary) != wanted["final"][volume]["sha256"]:
+            if machine.digest(primary) != wanted["final"][volume]["sha256"]:
                 sys.exit("primary storage of volume %s is not what it was" % volume)
             continue
         base = out + "/base"
@@ -241,7 +164,7 @@ def run(tools, agent, moments, out, children, mode):
                        check=True)
         subprocess.run([agent, "restore", out + "/journal", "--volume", volume, "--base", base, "--at", "end",
                         "--to", out + "/now", "--force"], check=True)
-        if digest(out + "/now") != digest(primary):
+        if machine.digest(out + "/now") != digest(primary):
             sys.exit("volume %s: the newest image is not primary" % volume)
         say("volume %s: after a resync the newest image is primary" % volume)
     say("cosim: passed")

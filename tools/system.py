@@ -13,7 +13,7 @@ left the uplink is captured.
 """
 import json, os, random, select, shutil, subprocess, sys, tempfile, time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-import cosim
+import cosim, machine
 
 SIZE = 16 << 20
 VOLUME = "1.0"
@@ -28,7 +28,7 @@ MOMENTS = 20
 
 def initiator(tools, out, sockets):
     programs = {"mkfs.ext4": "/sbin/mkfs.ext4", "sqlite3": shutil.which("sqlite3")}
-    initrd, kernel = cosim.initramfs(tools, out + "/initiator", cosim.HERE + "/tools/system-init.sh", programs, MODULES)
+    initrd, kernel = machine.initramfs(tools, out + "/initiator", machine.HERE + "/tools/system-init.sh", programs, MODULES)
     devices = []
     for port in PORTS:
         ours, theirs = sockets[port]
@@ -36,7 +36,7 @@ def initiator(tools, out, sockets):
                     "-device", "virtio-net-pci,netdev=n%d,mac=02:c5:00:00:00:%02x,host_mtu=9000,addr=0x%x,romfile=,csum=off,"
                     "gso=off,guest_csum=off,guest_tso4=off,guest_tso6=off,guest_ecn=off,guest_ufo=off,host_tso4=off,"
                     "host_tso6=off,host_ecn=off,host_ufo=off" % (port, port + 1, port + 3)]
-    return cosim.qemu(tools, kernel, initrd, devices, "ipv6.disable=1", memory="384M")
+    return machine.qemu(tools, kernel, initrd, devices, "ipv6.disable=1", memory="384M")
 
 
 def written(path):
@@ -89,7 +89,7 @@ def prove(agent, out, journal, uplink, primary, made, say):
         (len(moments), recovered, databases))
     subprocess.run([agent, "restore", journal, "--volume", VOLUME, "--base", base, "--at", "end", "--to", image, "--force"],
                    check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    if cosim.digest(image) != cosim.digest(primary):
+    if machine.digest(image) != machine.digest(primary):
         sys.exit("the newest image is not primary")
     say("the newest image is primary")
 
@@ -138,7 +138,7 @@ def run(tools, agent, out, children, target):
     else:
         ours, theirs = out + "/target", out + "/uplink"
         command += ["--uplink", "%s:%s" % (theirs, ours)]
-        vblade = subprocess.Popen(["unshare", "--net", "python3", cosim.HERE + "/tools/uplink_tap.py", ours, theirs,
+        vblade = subprocess.Popen(["unshare", "--net", "python3", machine.HERE + "/tools/uplink_tap.py", ours, theirs,
                                    *VOLUME.split("."), primary, HESITATE[target]], stdout=subprocess.PIPE)
         children.append(vblade)
         if not vblade.stdout.readline():
@@ -149,7 +149,7 @@ def run(tools, agent, out, children, target):
     children.append(card)
     if not card.stdout.readline():
         sys.exit("the simulated card doesn't start")
-    disk = cosim.disk(out, {"volumes": "--volume %s=%d\n" % (VOLUME, SIZE), "moments": ""})
+    disk = machine.disk(out, {"volumes": "--volume %s=%d\n" % (VOLUME, SIZE), "moments": ""})
     host = cosim.host(tools, agent, out, disk, "system")
     children.append(host)
     source = initiator(tools, out, sockets)

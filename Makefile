@@ -127,6 +127,9 @@ nbd-clients:
 	$(CARGO) test $(RELEASE) --package nbd --test clients -- --ignored
 	$(CARGO) test $(RELEASE) --package system-tests --test serve_clients -- --ignored
 
+# ENGINE=verilated: the card stepped by Verilator, several times as fast once it is compiled; in each of the next ones.
+export ENGINE
+
 # The card in a slot of a virtual machine: a stock kernel's VFIO behind an emulated IOMMU, the host-agent as it is
 # built, traffic from outside. QEMU and the kernel are fetched by apt into .tools once (about 60 MB).
 .PHONY: cosim
@@ -134,6 +137,13 @@ cosim:
 	@tools/system-packages.sh e2fsprogs:/sbin/e2fsck python3:python3 binutils:strip
 	$(CARGO) build $(RELEASE) --quiet --package host-agent
 	python3 tools/cosim.py "$$(tools/cosim-packages.sh)" $${CARGO_TARGET_DIR:-target}/release/host-agent
+
+# `cosim` with one source, one volume and one moment.
+.PHONY: cosim-sample
+cosim-sample:
+	@tools/system-packages.sh e2fsprogs:/sbin/e2fsck python3:python3 binutils:strip
+	$(CARGO) build $(RELEASE) --quiet --package host-agent
+	python3 tools/cosim.py "$$(tools/cosim-packages.sh)" $${CARGO_TARGET_DIR:-target}/release/host-agent sample
 
 # Linux's aoe initiator on two ports, a file system and a database on it, frames that get lost; the card drained in
 # another virtual machine; a running vblade as the target (as root; TARGET=model: its model); the journal proved against
@@ -144,6 +154,14 @@ system:
 		vblade:/usr/sbin/vblade iproute2:ip
 	$(CARGO) build $(RELEASE) --quiet --package host-agent
 	python3 tools/system.py "$$(tools/cosim-packages.sh)" $${CARGO_TARGET_DIR:-target}/release/host-agent $(TARGET)
+
+# The way to primary: the guest that drains the card reaches the card's storage by its own initiator, through a port; resync,
+# read-back and rollback while another source writes.
+.PHONY: way
+way:
+	@tools/system-packages.sh e2fsprogs:/sbin/e2fsck python3:python3 binutils:strip
+	$(CARGO) build $(RELEASE) --quiet --package host-agent
+	python3 tools/way.py "$$(tools/cosim-packages.sh)" $${CARGO_TARGET_DIR:-target}/release/host-agent
 
 # `cosim` with the agent killed and the card reset in the middle of traffic.
 .PHONY: cosim-faults

@@ -30,7 +30,10 @@ say BOOTED "$(uname -r)"
 host-agent card list > /tmp/list || die "card list"
 cat /tmp/list
 grep -q 'modprobe vfio-pci' /tmp/list || die "card list doesn't say that vfio-pci is missing"
-for module in $(cat /modules/order); do insmod "/modules/$module" || die "insmod $module"; done
+for module in $(cat /modules/order); do
+    # The initiator looks for its targets when it is loaded.
+    [ "$module" = aoe.ko ] || insmod "/modules/$module" || die "insmod $module"
+done
 mkdir -p /data
 mount -t ext4 /dev/vda /data || die "the disk"
 echo 8 > /sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages
@@ -62,18 +65,76 @@ ended() {
     [ $code = "$1" ] || die "card drain ended with $code and not with $1"
 }
 
+# again: drains once more, into a journal that must have everything that was reported durable.
+again() {
+    durable=$(sed -n 's/^durable order:\([0-9]*\) .*/\1/p' /tmp/drain | tail -n 1)
+    drain "$@"
+    found=$(sed -n 's/.*goes on after \([0-9,]*\) entr.*/\1/p' /tmp/drain | tail -n 1 | tr -d ,)
+    [ "$found" -ge "${durable:-0}" ] || die "order:$durable was reported durable, and the journal has $found"
+    say READY
+}
+
+if [ "$mode" = way ]; then
+    # The way to primary: this host's own initiator, on port 3 of the card that it drains.
+    options='--host-port 3 --unknown-after 500 --quarantine 1000'
+    # shellcheck disable=SC2086
+    drain --create --size 64M $options
+    ip link set eth0 mtu 9000 up || die eth0
+    insmod /modules/aoe.ko || die aoe
+    disk=/dev/etherd/e2.0
+    tries=0
+    until [ -b $disk ]; do
+        tries=$((tries + 1))
+        [ $tries -lt 300 ] || die "no $disk"
+        echo > /dev/etherd/discover
+        sleep 0.5
+    done
+    truncate -s "$(sed 's/.*=//' /data/volumes)" /tmp/base
+    of="/data/journal --volume 2.0 --primary $disk"
+    # What the host's page cache has of the disk other sources don't know of.
+    dd if=$disk of=/dev/null bs=4k count=16 2> /dev/null || die "reading $disk"
+    say READY
+    hear bookmark
+    run host-agent bookmark add /data/journal then
+    say BOOKMARKED
+    hear rollback
+    # shellcheck disable=SC2086
+    run host-agent restore $of --base /tmp/base --at bookmark:then --in-place --through-card
+    say ROLLED back
+    hear undo
+    # shellcheck disable=SC2086
+    refused discard host-agent restore $of --base /tmp/base --undo --through-card
+    # shellcheck disable=SC2086
+    run host-agent restore $of --base /tmp/base --undo --through-card --force
+    say UNDONE
+    hear kill
+    kill -KILL $drain
+    ended 137
+    say KILLED
+    # shellcheck disable=SC2086
+    again $options
+    # shellcheck disable=SC2086
+    run host-agent resync $of --base /tmp/base --through-card
+    say RESYNCED
+    hear unknown
+    # shellcheck disable=SC2086
+    run host-agent resync $of --unknown --through-card
+    run host-agent status /data/journal
+    say READBACK
+    hear stop
+    kill -TERM $drain
+    ended 0
+    run host-agent verify /data/journal
+    dmesg | grep -i 'DMAR: \[' && die "the IOMMU reported faults"
+    umount /data
+    say DONE
+    poweroff -f
+fi
+
 drain --create --size 64M
 refused 'another process has the card' host-agent card registers
 say READY
 
-# again: drains once more, into a journal that must have everything that was reported durable.
-again() {
-    durable=$(sed -n 's/^durable order:\([0-9]*\) .*/\1/p' /tmp/drain | tail -n 1)
-    drain
-    found=$(sed -n 's/.*goes on after \([0-9,]*\) entr.*/\1/p' /tmp/drain | tr -d ,)
-    [ "$found" -ge "${durable:-0}" ] || die "order:$durable was reported durable, and the journal has $found"
-    say READY
-}
 if [ "$mode" = faults ]; then
     # Killed in the middle of traffic, which goes on without it.
     n=0
@@ -86,15 +147,19 @@ if [ "$mode" = faults ]; then
         again
         n=$((n + 1))
     done
-    # Reset behind its back, in the middle of traffic: it stops, and says why.
+    # Reset behind its back, in the middle of traffic: it says so, and brings the card up again.
     n=0
     while [ $n -lt "$resets" ]; do
         hear reset
+        ups=$(grep -c '^draining' /tmp/drain)
         echo 1 > "/sys/bus/pci/devices/$card/reset" || die "the kernel can't reset the function"
-        ended 1
+        until [ "$(grep -c '^draining' /tmp/drain)" -gt "$ups" ]; do
+            kill -0 $drain 2> /dev/null || { cat /tmp/drain; die "card drain"; }
+            sleep 0.1
+        done
         grep -q 'was reset while it was in use' /tmp/drain || die "it doesn't say that the card was reset"
         say RESET
-        again
+        say READY
         n=$((n + 1))
     done
 fi
@@ -112,20 +177,22 @@ if [ "$mode" = system ]; then
     poweroff -f
 fi
 
-# The host takes the card away: the agent stops in order by itself.
-drain
-host-agent card unbind || die "card unbind"
-ended 0
-grep -q 'wants the card back' /tmp/drain || die "it wasn't asked to let go"
-run host-agent card bind
-say UNBOUND
+if [ "$mode" != sample ]; then
+    # The host takes the card away: the agent stops in order by itself.
+    drain
+    host-agent card unbind || die "card unbind"
+    ended 0
+    grep -q 'wants the card back' /tmp/drain || die "it wasn't asked to let go"
+    run host-agent card bind
+    say UNBOUND
+fi
 
 if [ "$mode" = faults ]; then
     truncate -s 8M /tmp/base
     refused gap host-agent restore /data/journal --volume 1.0 --base /tmp/base --at end --to /tmp/image
 else
     while read -r name order; do
-        for volume in 1.0 1.1; do
+        for volume in $(grep -o '[0-9]*\.[0-9]*=' /data/volumes | tr -d =); do
             truncate -s 8M /tmp/base
             run host-agent restore /data/journal --volume $volume --base /tmp/base --at "order:$order" --to /tmp/image --force
             say IMAGE "$name" $volume "$(sha256sum /tmp/image | cut -d ' ' -f 1)"

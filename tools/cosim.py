@@ -3,9 +3,9 @@
 the host-agent as it is built. Captured traffic comes from outside into the card's ports, is drained by DMA into a
 journal on the guest's disk, and restored there; what comes out is compared with what the captured volumes held.
 
-    cosim.py TOOLS AGENT [faults]   TOOLS: the folder that cosim-packages.sh prints; AGENT: host-agent
+    cosim.py TOOLS AGENT [faults|sample]   TOOLS: the folder that cosim-packages.sh prints; AGENT: host-agent
 
-With `faults` the agent is killed (COSIM_KILLS times) and the card's function reset (COSIM_RESETS times), all in the middle
+With `sample` there is one source, one volume and one moment. With `faults` the agent is killed (COSIM_KILLS times) and the card's function reset (COSIM_RESETS times), all in the middle
 of traffic. Then nothing that was reported durable may be lost, each is a gap, and after a resync from primary the newest
 image must be primary.
 """
@@ -24,17 +24,33 @@ RESETS = int(os.environ.get("COSIM_RESETS", "1"))
 LIMIT_SECONDS = int(os.environ.get("COSIM_LIMIT", "480"))
 
 
-def host(tools, agent, out, image, mode):
-    """The guest that has the card in a slot, and the agent."""
+def host(tools, agent, out, image, mode, port=None):
+    """The guest that has the card in a slot, and the agent; with an initiator of its own on that port of the card."""
     folder = out + "/host"
     os.makedirs(folder)
-    initrd, kernel = machine.initramfs(tools, folder, machine.HERE + "/tools/cosim-init.sh", {"host-agent": agent}, MODULES)
+    modules = MODULES + (["virtio_net", "aoe"] if port is not None else [])
+    initrd, kernel = machine.initramfs(tools, folder, machine.HERE + "/tools/cosim-init.sh", {"host-agent": agent}, modules)
     socket = {"type": "unix", "path": out + "/card.sock"}
     device = {"driver": "vfio-user-pci", "bus": "rp0", "socket": socket, "x-msg-timeout": 60000}
     devices = ["-device", "intel-iommu,intremap=on,caching-mode=on",
                "-device", "pcie-root-port,id=rp0,chassis=1,slot=1", "-device", json.dumps(device),
                "-drive", "file=%s,if=none,id=disk,format=raw,cache=unsafe" % image, "-device", "virtio-blk-pci,drive=disk"]
+    if port is not None:
+        devices += network(port, "%s/peer%d" % (out, port), "%s/port%d" % (out, port), 0x10)
     return machine.qemu(tools, kernel, initrd, devices, "intel_iommu=on slower=%d mode=%s kills=%d resets=%d" % (SLOWER, mode, KILLS, RESETS))
+
+
+def network(port, ours, theirs, slot):
+    """A guest's network interface on a port of the card: frames as large as AoE's, and nothing done to them."""
+    return ["-netdev", "dgram,id=n%d,local.type=unix,local.path=%s,remote.type=unix,remote.path=%s" % (port, ours, theirs),
+            "-device", "virtio-net-pci,netdev=n%d,mac=02:c5:00:00:00:%02x,host_mtu=9000,addr=0x%x,romfile=,csum=off,"
+            "gso=off,guest_csum=off,guest_tso4=off,guest_tso6=off,guest_ecn=off,guest_ufo=off,host_tso4=off,"
+            "host_tso6=off,host_ecn=off,host_ufo=off" % (port, port + 1, slot)]
+
+
+def simulate(agent, out):
+    """The command that the card is simulated with; ENGINE=verilated: stepped by Verilator."""
+    return [agent, "card", "simulate", "--socket", out + "/card.sock", "--engine", os.environ.get("ENGINE") or "card"]
 
 
 def main():
@@ -87,13 +103,17 @@ def run(tools, agent, moments, out, children, mode):
 
     def say(what):
         print("%6.1f s  %s" % (time.monotonic() - began, what), flush=True)
-    orders = {m["name"]: sum(v["writes"] for v in m["volumes"].values()) for m in moments["moments"]}
+    captures, names = moments["captures"], MOMENTS
+    if mode == "sample":
+        captures, names = captures[1:2], MOMENTS[-1:]
+    volumes = [capture["volume"] for capture in captures]
+    orders = {m["name"]: sum(m["volumes"][volume]["writes"] for volume in volumes) for m in moments["moments"]}
     image = machine.disk(out, {
-        "moments": "".join("%s %d\n" % (name, orders[name]) for name in MOMENTS),
-        "volumes": " ".join("--volume %s=%d" % (c["volume"], c["size"]) for c in moments["captures"]) + "\n",
+        "moments": "".join("%s %d\n" % (name, orders[name]) for name in names),
+        "volumes": " ".join("--volume %s=%d" % (c["volume"], c["size"]) for c in captures) + "\n",
     })
-    command, ports = [agent, "card", "simulate", "--socket", out + "/card.sock"], {}
-    for capture in moments["captures"]:
+    command, ports = simulate(agent, out), {}
+    for capture in captures:
         port, primary = capture["port"], "%s/%s.img" % (out, capture["volume"])
         with open(primary, "wb") as file:
             file.truncate(capture["size"])
@@ -144,13 +164,13 @@ def run(tools, agent, moments, out, children, mode):
                 # Traffic goes on while nobody drains the card.
                 traffic.sources.allow(traffic.sources.sent + traffic.more)
     guest.wait()
-    images = 0 if mode == "faults" else len(MOMENTS) * len(moments["captures"])
+    images = 0 if mode == "faults" else len(names) * len(captures)
     if not done or found != images:
         sys.exit("the guest ended before it was done")
     # What the guest wrote is proved once more out here.
     subprocess.run(["/sbin/debugfs", "-R", "dump /journal %s/journal" % out, image], check=True, stderr=subprocess.DEVNULL)
     subprocess.run([agent, "verify", out + "/journal"], check=True)
-    for capture in moments["captures"]:
+    for capture in captures:
         volume, size = capture["volume"], capture["size"]
         primary = "%s/%s.img" % (out, volume)
         if mode != "faults":
@@ -164,7 +184,7 @@ def run(tools, agent, moments, out, children, mode):
                        check=True)
         subprocess.run([agent, "restore", out + "/journal", "--volume", volume, "--base", base, "--at", "end",
                         "--to", out + "/now", "--force"], check=True)
-        if machine.digest(out + "/now") != digest(primary):
+        if machine.digest(out + "/now") != machine.digest(primary):
             sys.exit("volume %s: the newest image is not primary" % volume)
         say("volume %s: after a resync the newest image is primary" % volume)
     say("cosim: passed")

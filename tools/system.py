@@ -31,11 +31,7 @@ def initiator(tools, out, sockets):
     initrd, kernel = machine.initramfs(tools, out + "/initiator", machine.HERE + "/tools/system-init.sh", programs, MODULES)
     devices = []
     for port in PORTS:
-        ours, theirs = sockets[port]
-        devices += ["-netdev", "dgram,id=n%d,local.type=unix,local.path=%s,remote.type=unix,remote.path=%s" % (port, ours, theirs),
-                    "-device", "virtio-net-pci,netdev=n%d,mac=02:c5:00:00:00:%02x,host_mtu=9000,addr=0x%x,romfile=,csum=off,"
-                    "gso=off,guest_csum=off,guest_tso4=off,guest_tso6=off,guest_ecn=off,guest_ufo=off,host_tso4=off,"
-                    "host_tso6=off,host_ecn=off,host_ufo=off" % (port, port + 1, port + 3)]
+        devices += cosim.network(port, *sockets[port], port + 3)
     return machine.qemu(tools, kernel, initrd, devices, "ipv6.disable=1", memory="384M")
 
 
@@ -132,7 +128,7 @@ def run(tools, agent, out, children, target):
     with open(primary, "wb") as file:
         file.truncate(SIZE)
     sockets = {port: ("%s/peer%d" % (out, port), "%s/port%d" % (out, port)) for port in PORTS}
-    command = [agent, "card", "simulate", "--socket", out + "/card.sock", "--uplink-capture", uplink, "--lose", str(LOSE)]
+    command = cosim.simulate(agent, out) + ["--uplink-capture", uplink, "--lose", str(LOSE)]
     if target == "model":
         command += ["--primary", VOLUME + "=" + primary, "--hesitate", HESITATE[target]]
     else:

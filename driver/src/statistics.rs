@@ -104,6 +104,11 @@ impl<C: Card> Driver<C> {
         card::LAST_NUMBER.read(&mut self.card)
     }
 
+    /// The last stamp that the arbiter has given.
+    pub fn last_stamp(&mut self) -> Result<u64, CardError> {
+        card::LAST_STAMP.read(&mut self.card)
+    }
+
     /// The MACs of `port`'s sources, by the index that entries carry.
     pub fn sources(&mut self, port: usize) -> Result<Vec<[u8; 6]>, CardError> {
         let mut sources = Vec::new();

@@ -43,6 +43,22 @@ impl<C: Card> Driver<C> {
         self.set_control(control::TIME_ENABLED)
     }
 
+    /// Goes on after a [`Driver::stop`] that failed because something was still on its way.
+    pub fn go_on(&mut self, flush_period: u32) -> Result<(), CardError> {
+        card::FLUSH_PERIOD.write(&mut self.card, flush_period)?;
+        self.set_control(control::TIME_ENABLED | control::WRITES_OPEN)
+    }
+
+    /// The volumes, a bit each, that sources on `port` may write from now on.
+    pub fn allow(&mut self, port: usize, volumes: u32) -> Result<(), CardError> {
+        ports::VOLUMES.of(port).write(&mut self.card, volumes)
+    }
+
+    /// Writes of `port` that have no answer, or whose interlock hasn't ended.
+    pub fn in_flight(&mut self, port: usize) -> Result<u32, CardError> {
+        in_flight(&mut self.card, port)
+    }
+
     /// Asks every port for a watermark and a drain now.
     pub fn flush(&mut self) -> Result<(), CardError> {
         (0..self.ports()).try_for_each(|port| ports::COMMAND.of(port).write(&mut self.card, PORT_FLUSH))

@@ -301,6 +301,11 @@ pub struct Restore {
     /// Bring primary back to what it was before the last rollback
     #[arg(long, requires = "primary", conflicts_with_all = ["to", "at", "in_place"])]
     pub undo: bool,
+    /// With --in-place and --undo: primary is this host's device of the volume (/dev/etherd/e1.0), behind a port of the card
+    /// that `card drain` drains into the journal. The card journals what is written, and lets nobody else write the volume
+    /// meanwhile
+    #[arg(long, requires = "primary", conflicts_with = "to")]
+    pub through_card: bool,
     /// Replace OUT if it exists; with --undo: even if writes came after the rollback
     #[arg(long)]
     pub force: bool,

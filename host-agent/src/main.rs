@@ -25,6 +25,7 @@ mod resync;
 mod serve;
 mod size;
 mod status;
+mod through_card;
 mod verify;
 mod volume;
 

@@ -25,11 +25,18 @@ pub struct Resync {
     #[arg(long, value_name = "IMG")]
     pub primary: PathBuf,
     /// The volume's image from before the first write; it is only read
-    #[arg(long, value_name = "IMG")]
-    pub base: PathBuf,
+    #[arg(long, value_name = "IMG", required_unless_present = "unknown")]
+    pub base: Option<PathBuf>,
     /// Only say how much differs
     #[arg(long)]
     pub dry_run: bool,
+    /// Primary is this host's device of the volume (/dev/etherd/e1.0), behind a port of the card that `card drain` drains
+    /// into the journal. Sources go on writing meanwhile
+    #[arg(long, conflicts_with = "dry_run")]
+    pub through_card: bool,
+    /// Only read back what nobody knows, because the target gave no answer, or a late one
+    #[arg(long, requires = "through_card", conflicts_with = "base")]
+    pub unknown: bool,
     /// Print the result as one JSON object
     #[arg(long)]
     pub json: bool,
@@ -41,6 +48,7 @@ const EXAMPLES: &str = "\
 Example:
   host-agent resync j --volume 1.0 --primary disk.img --base base.img --dry-run
   host-agent resync j --volume 1.0 --primary disk.img --base base.img
+  host-agent resync j --volume 1.0 --primary /dev/etherd/e1.0 --base base.img --through-card
 
 Once for each volume. Moments from before the stop stay as they were, moments from the resync on are good
 again; in between nobody knows what primary had.";
@@ -60,26 +68,42 @@ const WRITER: &str = concat!("host-agent ", env!("CARGO_PKG_VERSION"), " resync"
 
 /// Runs the command.
 pub fn run(arguments: &Resync) -> Result<(), Error> {
-    let Resync { journal, volume, primary, base, dry_run, json, owner } = arguments;
+    let Resync { journal, volume, primary, dry_run, json, owner, .. } = arguments;
+    let base = arguments.base.as_deref();
     let progress = bar("comparing", Unit::Bytes);
     let mut show = |done, total| {
         progress.set_length(total);
         progress.set_position(done);
     };
     let resynced = match dry_run {
-        true => compare(JournalReader::open(journal)?, volume, primary, base, &mut show).map_err(Error::from),
+        true => {
+            let base = base.ok_or_else(needs_base)?;
+            compare(JournalReader::open(journal)?, volume, primary, base, &mut show).map_err(Error::from)
+        }
         false => {
             // What can't be meant is refused before the journal is opened for writing.
             JournalReader::open(journal)?.tables().volume(volume)?;
             match daemon::reach(journal, owner, WRITER)? {
+                Reached::Own(_) if arguments.through_card => Err(Error::Misuse(format!(
+                    "{}: no card drain holds it, so there is no way through a card",
+                    journal.display()
+                ))),
                 Reached::Own(mut owned) => {
+                    let base = base.ok_or_else(needs_base)?;
                     let done = owned.resync(volume, primary, base, &mut show);
                     // In order or not: what a resync that failed has journaled is true, and closes nothing.
                     Ok(done.and_then(|resynced| owned.close().map(|_| resynced))?)
                 }
                 Reached::Daemon(mut asking) => {
-                    let (primary, base) = (absolute_name(primary)?, absolute_name(base)?);
-                    let command = daemon::Command::Resync { volume: volume.clone(), primary, base };
+                    let (primary, base) = (absolute_name(primary)?, base.map(absolute_name).transpose()?);
+                    let (through_card, unknown) = (arguments.through_card, arguments.unknown);
+                    let command = daemon::Command::Resync {
+                        volume: volume.clone(),
+                        primary,
+                        base,
+                        through_card,
+                        unknown,
+                    };
                     asking.ask(command, &progress).map(|ResyncResult(resynced)| resynced)
                 }
             }
@@ -91,6 +115,14 @@ pub fn run(arguments: &Resync) -> Result<(), Error> {
     if *json {
         let dry_run = *dry_run;
         output.json(&Printed { volume, compared, differed, entries, gaps: closed, dry_run })?;
+        return output.finish();
+    }
+    if arguments.unknown {
+        output.line(format!(
+            "volume {volume}: {} that nobody knew read back, journaled as {}",
+            bytes(differed),
+            count(entries, "resync entry", "resync entries")
+        ))?;
         return output.finish();
     }
     output.line(format!(
@@ -109,4 +141,8 @@ pub fn run(arguments: &Resync) -> Result<(), Error> {
         ))?;
     }
     output.finish()
+}
+
+fn needs_base() -> Error {
+    Error::Misuse("a resync needs the volume's base".into())
 }

@@ -136,7 +136,7 @@ impl Image {
 
     /// What the journal alone knows of the volume at its end: over nothing, which reads as zeroes. For what isn't known
     /// [`Image::runs`] says [`Origin::Backing`].
-    pub(crate) fn open_known(reader: JournalReader, volume: &str) -> Result<Self, Error> {
+    pub fn open_known(reader: JournalReader, volume: &str) -> Result<Self, Error> {
         Self::open_over(reader, volume, Moment::End, None, true, &mut |_, _| {})
     }
 

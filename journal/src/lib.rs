@@ -12,6 +12,7 @@
 //! | [`base`] | images that after-images are applied to: made, checked, rolled on |
 //! | [`diff`] | what was written between two moments |
 //! | [`resync`] | after an unclean stop: journals what primary has and the journal doesn't know of |
+//! | [`beside`] | records of the owner's own while ports are open |
 //! | [`resize`] | a volume gets another size |
 //! | [`rollback`] | brings primary back in place, journaled, so that it can be undone |
 //! | [`merge`] | windows become one entry per location; what is no longer kept is given up |
@@ -23,6 +24,7 @@
 mod backing;
 pub mod base;
 mod batch;
+pub mod beside;
 mod block;
 mod checkpoint;
 pub mod diff;

@@ -24,7 +24,10 @@ use std::sync::Arc;
 use zerocopy::IntoBytes;
 
 mod buffers;
+mod plan;
 mod work;
+
+pub use plan::Plan;
 
 use work::{Work, SYNC_BYTES};
 
@@ -95,7 +98,7 @@ impl Journal {
         }
         self.read_back_doubtful(options)?;
         self.sync()?;
-        let (at, discarded) = self.target(options, &JournalReader::open_on(Arc::clone(&self.storage))?)?;
+        let (at, discarded) = target(options, &JournalReader::open_on(Arc::clone(&self.storage))?)?;
         let mut done = RolledBack { before: self.end().order, discarded, ..RolledBack::default() };
         self.resize_to(options, at, &mut done)?;
         let reader = || JournalReader::open_on(Arc::clone(&self.storage));
@@ -203,26 +206,6 @@ impl Journal {
         Ok(())
     }
 
-    /// The moment, and how many writes an undo discards.
-    fn target(&self, options: &RollbackOptions<'_>, reader: &JournalReader) -> Result<(Moment, u64), Error> {
-        let discard = match options.to {
-            Target::Moment(moment) => return Ok((moment, 0)),
-            Target::Undo { discard } => discard,
-        };
-        let (markers, later) = rollbacks(reader, options.volume)?;
-        let Some((stamp, _)) = markers.iter().rev().find(|(_, marker)| marker.last_order.get() == 0) else {
-            return Err(Error::NoMoment(format!("volume {} was never rolled back", options.volume)));
-        };
-        // An interrupted one has no end, and what came after its beginning is its own.
-        let finished = markers.last().is_some_and(|(_, last)| last.last_order.get() > 0);
-        let later = if finished { later } else { 0 };
-        if later > 0 && !discard {
-            return Err(Error::Discards { volume: options.volume.to_owned(), writes: later });
-        }
-        // Everything from before the marker, what changed the volume's size among it: a moment by its stamp.
-        Ok((Moment::Timestamp(stamp.saturating_sub(1)), later))
-    }
-
     /// It has to fit before anything is begun.
     fn check_room(&self, volume: &Volume, extents: &[(u64, u64)]) -> Result<(), Error> {
         let bytes: u64 = extents.iter().map(|(_, bytes)| bytes).sum();
@@ -260,6 +243,27 @@ impl Journal {
         let largest = self.head.geometry.largest_payload() / 2 / images / SECTOR_BYTES;
         largest.min(LARGEST_PIECE) * SECTOR_BYTES
     }
+}
+
+/// The moment, and how many writes an undo discards.
+fn target(options: &RollbackOptions<'_>, reader: &JournalReader) -> Result<(Moment, u64), Error> {
+    let discard = match options.to {
+        Target::Moment(moment) => return Ok((moment, 0)),
+        Target::Undo { discard } => discard,
+    };
+    let (markers, later) = rollbacks(reader, options.volume)?;
+    let Some((stamp, _)) = markers.iter().rev().find(|(_, marker)| marker.last_order.get() == 0) else {
+        return Err(Error::NoMoment(format!("volume {} was never rolled back", options.volume)));
+    };
+    // An interrupted one has no end, and what came after its beginning is its own.
+    let finished = markers.last().is_some_and(|(_, last)| last.last_order.get() > 0);
+    let later = if finished { later } else { 0 };
+    if later > 0 && !discard {
+        return Err(Error::Discards { volume: options.volume.to_owned(), writes: later });
+    }
+    // Everything from before the marker, what changed the volume's size among it: a moment by its stamp. What the rollback
+    // itself did is stamped later.
+    Ok((Moment::Timestamp(*stamp), later))
 }
 
 /// What the entries of a rollback hold: what those of the volume hold.

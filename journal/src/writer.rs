@@ -281,7 +281,7 @@ impl Journal {
         if self.ports_closed {
             return Err(Error::Invalid("the journal was opened with its ports closed".into()));
         }
-        self.append_any(records, delivered)
+        self.append_any(records, &crate::beside::with_host(delivered))
     }
 
     /// Appends records of ports or of the owner.

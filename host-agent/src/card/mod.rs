@@ -10,7 +10,7 @@
 //! | `simulate` | the simulated card as a device for QEMU |
 
 mod bind;
-mod drain;
+pub mod drain;
 mod info;
 mod list;
 mod missing;
@@ -123,6 +123,13 @@ impl Which {
         })
     }
 
+    /// The card that is meant, if nothing is missing to open it.
+    pub fn ready(&self) -> Result<(System, Device), Error> {
+        let (system, device) = self.find()?;
+        check(&system, &device)?;
+        Ok((system, device))
+    }
+
     /// Opens it, if nothing is missing for that.
     pub fn open(&self, slower: u32) -> Result<VfioCard, Error> {
         let (system, device) = self.find()?;
@@ -132,12 +139,17 @@ impl Which {
 
 /// Opens a card, if nothing is missing for that.
 pub fn open(system: &System, device: &Device, slower: u32) -> Result<VfioCard, Error> {
-    let missing = missing::of(system, device)?;
-    if let Some(first) = missing.iter().find(|missing| missing.is_needed) {
-        return Err(Error::Failed(format!("{}: {first}", device.address)));
-    }
+    check(system, device)?;
     let options = VfioOptions { device: device.path.clone(), slowness: slower };
     VfioCard::open(&options).map_err(|error| Error::Failed(format!("{}: {error}", device.address)))
+}
+
+fn check(system: &System, device: &Device) -> Result<(), Error> {
+    let missing = missing::of(system, device)?;
+    match missing.iter().find(|missing| missing.is_needed) {
+        Some(first) => Err(Error::Failed(format!("{}: {first}", device.address))),
+        None => Ok(()),
+    }
 }
 
 fn no_card() -> String {

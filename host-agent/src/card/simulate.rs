@@ -4,13 +4,14 @@ use crate::arguments::VolumeFile;
 use crate::error::Error;
 use crate::output::Output;
 use crate::replay::primary_open;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use sim::hesitant_target::HesitantTarget;
 use sim::socket_target::SocketTarget;
 use sim::target::{Target, VbladeModel};
 use sim::uplink_capture::UplinkCapture;
+use sim::verilator::user_cache;
 use sim::vfio_user::{Link, Machine, Serving};
-use sim::{CardOptions, SimulatedCard};
+use sim::{CardOptions, SimulatedCard, Simulator};
 use std::fs::File;
 use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
@@ -41,6 +42,9 @@ pub struct Simulate {
     /// A port on Unix datagram sockets: frames for it come to LOCAL, which is made, those out of it go to PEER
     #[arg(long, value_name = "PORT=LOCAL:PEER")]
     pub port: Vec<PortSockets>,
+    /// What steps the gateware: RustHDL's kernel, or Verilator, several times as fast once it is compiled (docs/operations.md)
+    #[arg(long, value_enum, value_name = "ENGINE", default_value_t = Engine::Card)]
+    pub engine: Engine,
     /// Core cycles of 8 ns from a request to the target's answer
     #[arg(long, value_name = "CYCLES", default_value_t = sim::target::DEFAULT_ANSWER_CYCLES,
           value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
@@ -54,6 +58,15 @@ pub struct Simulate {
     /// Let one answer of the target in EVERY come CYCLES later
     #[arg(long, value_name = "EVERY:CYCLES")]
     pub hesitate: Option<Hesitation>,
+}
+
+/// `--engine`, with the names that `replay` has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Engine {
+    /// RustHDL's kernel
+    Card,
+    /// Verilator's model of the generated Verilog
+    Verilated,
 }
 
 /// `EVERY:CYCLES`.
@@ -134,6 +147,10 @@ pub fn run(simulate: &Simulate) -> Result<(), Error> {
     let served = primaries.iter().map(|primary| primary.served()).collect::<Result<Vec<_>, _>>()?;
     let (ports, answer_after, lose) = (simulate.port.clone(), simulate.answer_after, simulate.lose);
     let hesitate = simulate.hesitate;
+    let simulator = match simulate.engine {
+        Engine::Card => Simulator::RustHdl,
+        Engine::Verilated => Simulator::Verilator { cache: user_cache() },
+    };
     let capture = match &simulate.uplink_capture {
         Some(path) => Some(File::create(path).map_err(|error| Error::io(path, "making the capture", error))?),
         None => None,
@@ -154,7 +171,7 @@ pub fn run(simulate: &Simulate) -> Result<(), Error> {
             Some(file) => Box::new(UplinkCapture::new(target, BufWriter::new(file))?),
             None => Box::new(target),
         };
-        let card = SimulatedCard::new(CardOptions::default(), target)?;
+        let card = SimulatedCard::new(CardOptions { simulator, ..CardOptions::default() }, target)?;
         let mut links = Vec::new();
         for PortSockets { port, sockets: Sockets { local, peer } } in ports {
             let link = Link::new(port, &local, peer).map_err(|error| named(&local, error))?;

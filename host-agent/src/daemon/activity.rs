@@ -5,12 +5,13 @@
 //! writes primary, which nobody else may write meanwhile. So whoever wants to run takes the turn.
 
 use crate::error::Error;
+use crate::through_card::Way;
 use indicatif::ProgressBar;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Software ports that are served as long as the daemon runs. They have the ports open whenever nothing else has the turn.
+/// Software ports that are served, or a card that is drained, as long as the daemon runs. They have the ports open whenever nothing else has the turn.
 pub trait Lodger: Send + Sync {
     /// Lets no more writes in, and ends the session in order. Called by who has the turn.
     fn step_aside(&self) -> Result<(), Error>;
@@ -22,6 +23,10 @@ pub trait Lodger: Send + Sync {
     fn clients(&self, volume: &str) -> usize;
     /// Is this volume served?
     fn serves(&self, volume: &str) -> bool;
+    /// The way to primary as a source on a port, if there is one.
+    fn way(&self) -> Option<&dyn Way> {
+        None
+    }
 }
 
 /// What runs.

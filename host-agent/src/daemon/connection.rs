@@ -13,6 +13,7 @@ use crate::arguments::{Arguments, Replay};
 use crate::error::Error;
 use crate::image::named;
 use crate::output::count;
+use crate::through_card::{BlockDevice, Through, Way};
 use crate::{base, bookmark, volume};
 use clap::Parser;
 use indicatif::ProgressBar;
@@ -167,7 +168,28 @@ fn answer(request: Request, client: &mut Client, desk: &Arc<Desk>) -> Answer {
             let removed = desk.ask(move |held| on(held, |journal| Ok(journal.remove_image(&name)?)))?;
             value(&client.wait_for(&removed, &ProgressBar::hidden())??)
         }
-        Command::Resync { volume, primary, base } => {
+        Command::Resync { volume, primary, base, through_card: true, unknown } => {
+            let what = match unknown {
+                true => format!("a read-back of volume {volume}"),
+                false => format!("a resync of volume {volume}"),
+            };
+            let turn = turn_beside(client, desk, &what, STAMPS, wait)?;
+            let resynced =
+                through_card(client, desk, turn, "resync", primary, false, move |desk, way, device, bar| {
+                    let mut through = Through::new(desk, way, &volume, device, bar)?;
+                    match base {
+                        _ if unknown => through.read_back(),
+                        Some(base) => through.resync(&base),
+                        None => Err(Error::Misuse("a resync needs the volume's base".into())),
+                    }
+                })?;
+            value(&ResyncResult(resynced))
+        }
+        Command::Resync { unknown: true, .. } => {
+            Err(Error::Misuse("what nobody knows is read back through the card only".into()))
+        }
+        Command::Resync { volume, primary, base, .. } => {
+            let base = base.ok_or_else(|| Error::Misuse("a resync needs the volume's base".into()))?;
             let turn = turn(client, desk, &format!("a resync of volume {volume}"), STAMPS, wait)?;
             let bar = turn.bar.clone();
             let resynced = desk.ask_between(move |held| {
@@ -178,11 +200,30 @@ fn answer(request: Request, client: &mut Client, desk: &Arc<Desk>) -> Answer {
             })?;
             value(&ResyncResult(client.wait_for(&resynced, &bar)??))
         }
-        Command::RollBack { volume, primary, base, at, discard, allow_gaps } => {
+        Command::RollBack { volume, primary, base, at, discard, allow_gaps, through_card: through } => {
             let to = match at {
                 Some(at) => Target::Moment(at.parse()?),
                 None => Target::Undo { discard },
             };
+            if through {
+                let Some(base) = base else {
+                    return Err(Error::Misuse("a rollback through the card needs the volume's base".into()));
+                };
+                let turn =
+                    turn_beside(client, desk, &format!("a rollback of volume {volume}"), STAMPS, wait)?;
+                let rolled = through_card(
+                    client,
+                    desk,
+                    turn,
+                    "rollback",
+                    primary,
+                    true,
+                    move |desk, way, device, bar| {
+                        Through::new(desk, way, &volume, device, bar)?.roll_back(&base, to, allow_gaps)
+                    },
+                )?;
+                return value(&RollBackResult(rolled));
+            }
             let turn = turn(client, desk, &format!("a rollback of volume {volume}"), STAMPS, wait)?;
             nobody_uses(desk, &volume)?;
             let bar = turn.bar.clone();
@@ -287,6 +328,37 @@ fn answer(request: Request, client: &mut Client, desk: &Arc<Desk>) -> Answer {
 fn beside(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), Error> {
     let started = std::thread::Builder::new().name(name.to_owned()).spawn(work);
     started.map(drop).map_err(|e| Error::Failed(format!("starting a thread: {e}")))
+}
+
+/// On a thread of its own, which reaches primary by way of the card.
+fn through_card<T: Send + 'static>(
+    client: &mut Client,
+    desk: &Arc<Desk>,
+    turn: Turn,
+    name: &str,
+    primary: PathBuf,
+    writes: bool,
+    work: impl FnOnce(&Arc<Desk>, &dyn Way, &mut BlockDevice, &ProgressBar) -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    whole(&primary, "primary storage")?;
+    let Some(lodger) = desk.activity.lodger().filter(|lodger| lodger.way().is_some()) else {
+        return Err(Error::Misuse(format!(
+            "{}: no card is being drained into it, so there is no way through one",
+            desk.name.display()
+        )));
+    };
+    let bar = turn.bar.clone();
+    let (tell, told) = sync_channel(1);
+    let desk = Arc::clone(desk);
+    beside(name, move || {
+        let done = BlockDevice::open(&primary, writes).and_then(|mut device| match lodger.way() {
+            Some(way) => work(&desk, way, &mut device, &turn.bar),
+            None => Err(Error::Failed("the card is gone".into())),
+        });
+        drop(turn);
+        drop(tell.send(done));
+    })?;
+    client.wait_for(&told, &bar)?
 }
 
 /// In three steps: the copy takes long, and bookmarks, say, go on meanwhile. Nothing is ingested: the turn is taken.

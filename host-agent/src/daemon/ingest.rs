@@ -8,7 +8,7 @@ use crate::arguments::Replay;
 use crate::error::Error;
 use crate::output::Output;
 use crate::replay::{self, Ledger, Primary};
-use journal::{Delivered, Durable, End, JournalReader, Opened, OwnedRecord, Source, Tables};
+use journal::{Delivered, Durable, End, JournalReader, Opened, OwnedRecord, Port, Source, Tables, Volume};
 use std::io::{self, Write};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -132,7 +132,7 @@ fn run(
 }
 
 /// The journal, for one ingest: a session with its ports open.
-struct Lease {
+pub struct Lease {
     desk: Arc<Desk>,
     listener: Listener,
     opened: Opened,
@@ -157,9 +157,26 @@ impl Lease {
         // By its own name for it: the command line's is relative to another folder.
         let sectors = JournalReader::open(&desk.name)?.sectors_now()?;
         let volumes = replay::volumes(replay, primaries, &tables, &sectors)?;
-        let ports = replay::ports(replay);
+        Self::open(desk, volumes, replay::ports(replay), false, listener, session)
+    }
+
+    /// Begins a session with these ports. `behind_gap`: they lack something from before, whatever the journal says of itself.
+    /// `session` is set as long as it is open.
+    pub fn open(
+        desk: &Arc<Desk>,
+        volumes: Vec<Volume>,
+        ports: Vec<Port>,
+        behind_gap: bool,
+        listener: &Listener,
+        session: &Arc<AtomicBool>,
+    ) -> Result<Self, Error> {
         let open = Arc::clone(session);
         let begun = desk.call_between(move |held| {
+            if behind_gap {
+                // A session that doesn't end in order is how a journal says so.
+                held.begin_ingest(&volumes, &ports, false)?;
+                held.abandon_ingest();
+            }
             let journal = held.begin_ingest(&volumes, &ports, false)?;
             open.store(true, Ordering::Release);
             Ok::<_, Error>((journal.opened().clone(), journal.tables().clone(), journal.end()))

@@ -27,6 +27,7 @@ mod protocol;
 pub use activity::Lodger;
 pub use ask::{absolute_name, daemon_of, reach, replay, status, Reached};
 pub use desk::{say, Desk};
+pub use ingest::{Lease, Listener};
 pub use owner::Held;
 pub use protocol::{
     BasedResult, Bookmarked, Command, MergeResult, ResizeResult, ResyncResult, RollBackResult,
@@ -37,7 +38,6 @@ use crate::error::Error;
 use crate::output::{count, Output};
 use crate::replay::tell_what_was_found;
 use clap::{Args, Parser};
-use ingest::Listener;
 use journal::{CreateOptions, Journal, JournalReader};
 use merging::Merging;
 use std::ffi::OsString;

@@ -71,8 +71,15 @@ pub enum Command {
         volume: String,
         /// Its primary storage.
         primary: PathBuf,
-        /// Its base.
-        base: PathBuf,
+        /// Its base. With `unknown` none is needed.
+        #[serde(default)]
+        base: Option<PathBuf>,
+        /// `primary` is this host's device of the volume, behind a port of the card that is drained.
+        #[serde(default)]
+        through_card: bool,
+        /// Only what nobody knows, because the target gave no answer; through the card.
+        #[serde(default)]
+        unknown: bool,
     },
     /// Brings primary back in place.
     RollBack {
@@ -92,6 +99,9 @@ pub enum Command {
         /// Gaps may be crossed.
         #[serde(default)]
         allow_gaps: bool,
+        /// As of a resync.
+        #[serde(default)]
+        through_card: bool,
     },
     /// Merges what is due.
     Merge {

@@ -30,6 +30,11 @@ pub struct Backlog {
 type Lost = BTreeMap<u8, EntryHeader>;
 
 impl Backlog {
+    /// Nothing is held.
+    pub fn is_empty(&self) -> bool {
+        self.held.is_empty()
+    }
+
     /// Entries that didn't reach the journal.
     pub fn lost(&self) -> u64 {
         self.lost

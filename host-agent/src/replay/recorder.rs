@@ -32,14 +32,9 @@ pub struct DurableNow {
 pub trait Expected {
     /// An entry came out of a port's ring. Says whether it can be.
     fn entry(&mut self, record: &Record<'_>) -> bool;
-}
-
-/// Nobody knows what sources write: whatever comes is right.
-pub struct Anything;
-
-impl Expected for Anything {
-    fn entry(&mut self, _record: &Record<'_>) -> bool {
-        true
+    /// Anything came out of a port's ring.
+    fn seen(&mut self, record: &Record<'_>) {
+        let _ = record;
     }
 }
 
@@ -60,6 +55,8 @@ pub struct Recorder {
     first_order: u64,
     first_timestamp: Option<u64>,
     last_timestamp: u64,
+    /// Stamp of the last record that was appended.
+    last_appended: u64,
     entries: u64,
     durable: DurableNow,
     uncommitted_bytes: usize,
@@ -81,6 +78,7 @@ impl Recorder {
             first_order,
             first_timestamp: None,
             last_timestamp: 0,
+            last_appended: 0,
             entries: 0,
             durable: DurableNow { order: first_order, entries: 0 },
             uncommitted_bytes: 0,
@@ -113,6 +111,7 @@ impl Recorder {
     /// These have reached the journal.
     fn count(&mut self, appended: &[EntryHeader]) {
         for header in appended {
+            self.last_appended = header.timestamp.get();
             self.uncommitted_bytes += header.record_bytes();
             if is_entry(header) {
                 self.entries += 1;
@@ -143,6 +142,7 @@ impl Recorder {
                 }
             }
             self.completions.take(&record).map_err(|e| Error::Failed(e.to_string()))?;
+            expected.seen(&record);
             if takes_order(record.kind) && !expected.entry(&record) {
                 let header = record.header;
                 return Err(Error::Failed(format!(
@@ -182,6 +182,13 @@ impl Recorder {
         self.uncommitted_bytes >= COMMIT_BYTES || clock.saturating_sub(since) >= COMMIT_AFTER
     }
 
+    /// Up to here everything of every port is in the journal, and behind a [`Recorder::take`] nothing is appended that is
+    /// stamped up to here. `None`: the journal had no room for something, or its last record is stamped so.
+    pub fn bound(&self) -> Option<u64> {
+        let bound = self.order.bound();
+        (self.backlog.is_empty() && bound > self.last_appended).then_some(bound)
+    }
+
     /// Was something appended that isn't durable?
     pub fn is_waiting(&self) -> bool {
         self.is_waiting
@@ -207,6 +214,11 @@ impl Recorder {
         }
         self.durable = DurableNow { order: durable.order, entries: durable.order - self.first_order };
         Ok(Some(self.durable))
+    }
+
+    /// Entries that the journal has taken.
+    pub fn entries(&self) -> u64 {
+        self.entries
     }
 
     /// Entries without an answer.

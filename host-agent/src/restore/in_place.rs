@@ -41,6 +41,10 @@ pub fn run(arguments: &Restore, at: Option<Moment>) -> Result<(), Error> {
     let progress = bar("comparing", Unit::Bytes);
     let writer = concat!("host-agent ", env!("CARGO_PKG_VERSION"), " rollback");
     let done = match daemon::reach(&arguments.journal, &arguments.owner, writer)? {
+        Reached::Own(_) if arguments.through_card => Err(Error::Misuse(format!(
+            "{}: no card drain holds it, so there is no way through a card",
+            arguments.journal.display()
+        ))),
         Reached::Own(mut journal) => {
             let to = at.map_or(Target::Undo { discard: arguments.force }, Target::Moment);
             let options = RollbackOptions { volume, primary, base, to, allow_gaps };
@@ -58,6 +62,7 @@ pub fn run(arguments: &Restore, at: Option<Moment>) -> Result<(), Error> {
                 at: at.map(|at| at.to_string()),
                 discard: arguments.force,
                 allow_gaps,
+                through_card: arguments.through_card,
             };
             asking.ask(command, &progress).map(|RollBackResult(done)| done)
         }

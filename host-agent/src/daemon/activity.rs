@@ -5,6 +5,7 @@
 //! writes primary, which nobody else may write meanwhile. So whoever wants to run takes the turn.
 
 use crate::error::Error;
+use crate::switch::SwitchStatus;
 use indicatif::ProgressBar;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -22,6 +23,10 @@ pub trait Lodger: Send + Sync {
     fn clients(&self, volume: &str) -> usize;
     /// Is this volume served?
     fn serves(&self, volume: &str) -> bool;
+    /// How its interfaces are, if it switches frames.
+    fn switch(&self) -> Option<SwitchStatus> {
+        None
+    }
 }
 
 /// What runs.

@@ -16,7 +16,10 @@ const INSIDE: &str = "CHRONO_NETWORK";
 #[track_caller]
 pub fn in_own_network(name: &str, test: impl FnOnce()) {
     if std::env::var_os(INSIDE).is_some() {
-        run("ip", &["link", "set", "lo", "up"]);
+        // Or the kernel's own frames are among those that are counted. Where there is no IPv6 there are none.
+        for which in ["all", "default"] {
+            let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{which}/disable_ipv6"), "1");
+        }
         return test();
     }
     let allowed = Command::new("unshare").args(["--net", "true"]).stderr(Stdio::null()).status();

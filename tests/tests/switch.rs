@@ -26,6 +26,9 @@ const QUICK: [&str; 4] = ["--unknown", "400", "--quarantine", "700"];
 const PAUSE: Duration = Duration::from_millis(250);
 const CREATE: [&str; 3] = ["--create", "--size", "64M"];
 
+/// A write that arrived at the target: first sector, and the data.
+type Arrived = (u64, Vec<u8>);
+
 /// Links, target and files of a test.
 struct World {
     folder: tempfile::TempDir,
@@ -105,7 +108,7 @@ impl World {
     }
 
     /// What arrived at the target, and what it holds; then the target has ended.
-    fn end(mut self) -> (Vec<(u64, Vec<u8>)>, Vec<u8>, tempfile::TempDir) {
+    fn end(mut self) -> (Vec<Arrived>, Vec<u8>, tempfile::TempDir) {
         drop(self.target.take());
         let frames = self.arrived.end();
         let writes = frames.iter().filter_map(|frame| written(frame)).map(|(lba, data)| (lba, data.to_vec()));
@@ -114,7 +117,7 @@ impl World {
     }
 }
 
-fn apply(model: &mut [u8], (lba, data): &(u64, Vec<u8>)) {
+fn apply(model: &mut [u8], (lba, data): &Arrived) {
     let at = *lba as usize * 512;
     model[at..at + data.len()].copy_from_slice(data);
 }
@@ -139,7 +142,7 @@ fn place(line: &Value) -> (u64, usize) {
 /// Puts what arrived into the order of the journal. Where nothing waits for the disk it is the same order; elsewhere writes that
 /// don't overlap may have changed places.
 #[track_caller]
-fn in_journal_order(log: &[Value], mut arrived: Vec<(u64, Vec<u8>)>, strictly: bool) -> Vec<(u64, Vec<u8>)> {
+fn in_journal_order(log: &[Value], mut arrived: Vec<Arrived>, strictly: bool) -> Vec<Arrived> {
     assert_eq!(log.len(), arrived.len(), "entries, and writes that arrived");
     let mut ordered = Vec::new();
     for line in log {
@@ -238,7 +241,7 @@ fn killed(images: &str) {
     let switch = world.switch(&more);
     let is_write = |frame: &[u8]| written(frame).is_some();
     let writes = samples("CHRONO_WRITES", 400);
-    let kill_at = random.random_range(20..writes);
+    let kill_at = random.random_range(20..writes / 2);
     let before = std::thread::scope(|scope| {
         let (inside, seed) = (&world, random.random());
         let traffic = scope.spawn(move || inside.traffic(writes, 2, &mut ChaCha8Rng::seed_from_u64(seed)));

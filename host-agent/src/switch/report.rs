@@ -61,11 +61,14 @@ impl SwitchStatus {
     }
 }
 
+/// A volume, and a source that has used it.
+type User = ((u16, u8), [u8; 6]);
+
 /// See the module.
 #[derive(Default)]
 pub struct Report {
     status: Mutex<SwitchStatus>,
-    users: Mutex<HashSet<((u16, u8), [u8; 6])>>,
+    users: Mutex<HashSet<User>>,
 }
 
 impl Report {

@@ -300,7 +300,14 @@ fn record(
     }
     recorder.take(&mut rings, &mut Anything)?;
     recorder.commit(&mut rings)?;
-    recorder.close().map(drop)
+    let recorded = recorder.close()?;
+    if recorded.lost > 0 {
+        let lost = count(recorded.lost, "write", "writes");
+        say(format_args!(
+            "warning: the journal had no room for {lost} that targets have: a gap, which resync closes"
+        ));
+    }
+    Ok(())
 }
 
 impl Lodger for Session {

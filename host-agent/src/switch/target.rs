@@ -195,19 +195,18 @@ impl<'a> Target<'a> {
         while next < buffer.len() || !under_way.is_empty() {
             while next < buffer.len() && under_way.len() < WINDOW {
                 let bytes = most.min(buffer.len() - next);
-                // Sent long ago: it is due.
+                // No tag yet: it is due.
                 under_way.push(Asked { tag: 0, at: next, bytes, sent: news });
                 next += bytes;
             }
-            for place in 0..under_way.len() {
-                if under_way[place].tag != 0 && under_way[place].sent.elapsed() < RETRY {
+            for asked in &mut under_way {
+                if asked.tag != 0 && asked.sent.elapsed() < RETRY {
                     continue;
                 }
-                let (tag, sent) = (self.tag(), Instant::now());
-                let lba = (offset + under_way[place].at as u64) / SECTOR_BYTES as u64;
-                let frame =
-                    self.ata(volume, tag, ATA_READ_EXT, lba, (under_way[place].bytes / SECTOR_BYTES) as u8)?;
-                (under_way[place].tag, under_way[place].sent) = (tag, sent);
+                (asked.tag, asked.sent) = (self.tag(), Instant::now());
+                let lba = (offset + asked.at as u64) / SECTOR_BYTES as u64;
+                let sectors = (asked.bytes / SECTOR_BYTES) as u8;
+                let frame = self.ata(volume, asked.tag, ATA_READ_EXT, lba, sectors)?;
                 self.uplink.send(&frame);
             }
             if news.elapsed() > PATIENCE {

@@ -214,21 +214,21 @@ fn every_moment(images: &str, mtu: usize, writes: usize) {
 #[test]
 fn every_moment_with_after_images() {
     in_own_network("every_moment_with_after_images", || {
-        every_moment("after", 1500, samples("CHRONO_WRITES", 300));
+        every_moment("after", 1500, samples("CHRONO_WRITES", 150));
     });
 }
 
 #[test]
 fn every_moment_with_both_images() {
     in_own_network("every_moment_with_both_images", || {
-        every_moment("both", 9000, samples("CHRONO_WRITES", 150));
+        every_moment("both", 9000, samples("CHRONO_WRITES", 80));
     });
 }
 
 #[test]
 fn every_moment_with_before_images() {
     in_own_network("every_moment_with_before_images", || {
-        every_moment("before", 1500, samples("CHRONO_WRITES", 150));
+        every_moment("before", 1500, samples("CHRONO_WRITES", 80));
     });
 }
 
@@ -240,7 +240,7 @@ fn killed(images: &str) {
     let more: Vec<&str> = CREATE.into_iter().chain(QUICK).chain(["--images", images]).collect();
     let switch = world.switch(&more);
     let is_write = |frame: &[u8]| written(frame).is_some();
-    let writes = samples("CHRONO_WRITES", 400);
+    let writes = samples("CHRONO_WRITES", 200);
     let kill_at = random.random_range(20..writes / 2);
     let before = std::thread::scope(|scope| {
         let (inside, seed) = (&world, random.random());

@@ -289,8 +289,8 @@ fn record(
     while !handover.is_over() {
         handover.wait(if recorder.is_waiting() { LOOK_EVERY } else { LOOK_IDLE });
         recorder.take(&mut rings, &mut Anything)?;
-        let due = recorder.is_waiting() && (hurries || handover.is_waited_for())
-            || recorder.is_due(began.elapsed());
+        let asked = recorder.is_waiting() && handover.is_waited_for();
+        let due = asked || (hurries && recorder.has_undurable_entry()) || recorder.is_due(began.elapsed());
         if due {
             recorder.commit(&mut rings)?;
         }

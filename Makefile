@@ -111,6 +111,20 @@ soak: system-packages
 power-cuts: system-packages
 	CHRONO_SEEDS=5000 $(CARGO) test $(RELEASE) --package ports --test power_cut -- --nocapture
 
+# AoE ports in software between virtual links, with a running vblade, at length; CI runs a sample. As root.
+.PHONY: switch-test
+switch-test: system-packages
+	CHRONO_WRITES=2000 $(CARGO) test $(RELEASE) --package system-tests --test switch -- --nocapture
+
+# What reads bytes from outside, given any; `make fuzz FUZZ_SECONDS=3600`. A finding stays in fuzz/artifacts.
+FUZZ_SECONDS := 300
+FUZZ_TARGETS := aoe_frame aoe_switch nbd_session journal_file
+.PHONY: fuzz
+fuzz:
+	@test -x .tools/bin/cargo-fuzz || $(CARGO) install --quiet --root .tools cargo-fuzz
+	cd fuzz && for target in $(FUZZ_TARGETS); do RUSTC_BOOTSTRAP=1 PATH="$(CURDIR)/.tools/bin:$$PATH" \
+		$(CARGO) fuzz run --sanitizer none $$target -- -max_total_time=$(FUZZ_SECONDS) -max_len=4096 || exit 1; done
+
 # Target lost, host gone, rings full, another host: in each technique and acknowledge policy; CI runs one of them.
 liveness: system-packages
 	$(CARGO) test $(RELEASE) --package sim --test liveness -- --nocapture --include-ignored
@@ -187,7 +201,7 @@ postgres:
 
 system-packages:
 	@tools/system-packages.sh verilator:verilator g++:g++ e2fsprogs:/sbin/e2fsck python3:python3 \
-		libnbd-bin:nbdcopy qemu-utils:qemu-img
+		libnbd-bin:nbdcopy qemu-utils:qemu-img vblade:/usr/sbin/vblade iproute2:ip
 
 tools: .tools/venv/installed
 .tools/venv/installed: tools/requirements.txt

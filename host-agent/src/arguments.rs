@@ -1,7 +1,7 @@
 //! The command line, and the help that teaches it.
 
 use crate::error::Error;
-use crate::{base, bookmark, card, daemon, diff, image, merge, resync, serve, size, status, volume};
+use crate::{base, bookmark, card, daemon, diff, image, merge, resync, serve, size, status, switch, volume};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use journal::image::Backing;
 use journal::{JournalReader, Moment, When};
@@ -50,6 +50,11 @@ pub enum Command {
     /// The same as a card, as a program: each client is a source with a partial journal of its own; its writes go on to
     /// primary storage, and every moment of it can be had back. It is the journal's daemon too.
     Serve(serve::Serve),
+    /// Switch AoE between network interfaces, every write journaled
+    ///
+    /// The card's job as a program: frames from sources go to targets and answers back, and every write enters its port's partial
+    /// journal on the way. It is the journal's daemon too.
+    Switch(switch::Switching),
     /// How a journal is, and what its daemon is doing
     Status(status::StatusOf),
     /// List the entries of a journal

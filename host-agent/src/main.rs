@@ -1,6 +1,6 @@
 //! `host-agent`: Chronoswitch's command line.
 //!
-//! One file per command: [`replay`], [`daemon`], [`serve`], [`status`], [`log`], [`verify`], [`restore`], [`image`], [`diff`],
+//! One file per command: [`replay`], [`daemon`], [`serve`], [`switch`], [`status`], [`log`], [`verify`], [`restore`], [`image`], [`diff`],
 //! [`bookmark`], [`volume`], [`base`], [`merge`], [`resync`], [`size`], [`card`]. Data go to standard output,
 //! everything else to standard error. Exit code 0: fine; 1: what was asked failed; 2: misuse.
 
@@ -25,6 +25,7 @@ mod resync;
 mod serve;
 mod size;
 mod status;
+mod switch;
 mod through_card;
 mod verify;
 mod volume;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         Command::Replay(replay) => replay::run(replay),
         Command::Daemon(daemon) => daemon::run(daemon),
         Command::Serve(serve) => serve::run(serve),
+        Command::Switch(switching) => switch::run(switching),
         Command::Status(status) => status::run(status),
         Command::Log(log) => log::run(log),
         Command::Verify(verify) => verify::run(verify),

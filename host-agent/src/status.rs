@@ -3,6 +3,7 @@
 use crate::daemon;
 use crate::error::Error;
 use crate::output::{bytes, count, grouped, Output};
+use crate::switch::SwitchStatus;
 use clap::Args;
 use journal::merge::Merged;
 use journal::{rfc3339, Delivered, FileStorage, JournalReader, Space};
@@ -55,6 +56,9 @@ pub struct Status {
     /// Merging; only a daemon tells.
     #[serde(default)]
     pub merging: Option<MergingStatus>,
+    /// Interfaces, if it switches frames.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub switch: Option<SwitchStatus>,
     /// What one should know.
     pub warnings: Vec<String>,
 }
@@ -274,6 +278,7 @@ fn of_file(arguments: &StatusOf) -> Result<Status, Error> {
         ports: Vec::new(),
         doing: None,
         merging: None,
+        switch: None,
         warnings,
     })
 }
@@ -307,6 +312,9 @@ fn print(arguments: &StatusOf, status: &Status, output: &mut Output) -> Result<(
             0 => format!("  port {:<3} nothing delivered yet", port.port),
             delivered => format!("  port {:<3} delivered up to {}", port.port, rfc3339(delivered)),
         })?;
+    }
+    if let Some(switch) = &status.switch {
+        switch.print(output)?;
     }
     match &status.doing {
         None => output.line("  doing    nothing")?,

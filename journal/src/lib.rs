@@ -41,6 +41,7 @@ mod moment;
 mod open;
 pub mod order;
 mod payloads;
+mod pending;
 mod pin;
 mod pit_map;
 mod reader;

@@ -11,7 +11,6 @@
 use crate::backing;
 use crate::error::Error;
 use crate::image::{next_data, open_backing, Backing};
-use crate::payloads::Payloads;
 use crate::reader::JournalReader;
 use crate::record::OwnedRecord;
 use crate::rollback::entry_kind;
@@ -21,7 +20,6 @@ use crate::writer::Journal;
 use layout::entry::{flags, Encoding, EntryHeader, Journaled, Kind, Resize, Updated, NO_INDEX};
 use layout::journal_file::technique;
 use layout::SECTOR_BYTES;
-use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::path::Path;
 use std::sync::Arc;
@@ -87,28 +85,9 @@ impl Journal {
         if !self.ports_closed {
             return Ok(());
         }
-        let reader = JournalReader::open_on(Arc::clone(&self.storage))?;
-        let payloads = Payloads::new(&reader);
-        let mut pending: BTreeMap<(u16, u64), (u32, u64)> = BTreeMap::new();
-        for source in reader.sources()?.iter().filter(|source| source.portion == 0) {
-            let part = source.load(&reader)?;
-            for note in &part.notes {
-                let key = (reader.arbiter(note.port), note.number.get());
-                match Kind::from_byte(note.kind) {
-                    Ok(Kind::Completion) => drop(pending.remove(&key)),
-                    Ok(Kind::After | Kind::Before | Kind::Both)
-                        if note.status >> 4 == Updated::Pending as u8 =>
-                    {
-                        pending.insert(key, (part.slot, u64::from(note.descriptor.get())));
-                    }
-                    _ => {}
-                }
-            }
-        }
-        for (slot, descriptor) in pending.into_values() {
-            let record = payloads.record(slot, descriptor)?;
+        for record in self.pending(volume.index)? {
             let own = record.header.source.get() == NO_INDEX && record.session < self.chain.session;
-            if own && record.header.volume.get() == volume.index {
+            if own {
                 self.append_answer(&record.header, Updated::Unknown)?;
             }
         }

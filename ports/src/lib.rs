@@ -13,6 +13,7 @@
 //! | [`checkpoint`] | primary is made durable now and then, and the log cleared |
 //! | [`recover`] | after an unclean stop: replay onto primary, resync from primary |
 //! | [`clock`] | the host's clock and how wrong it may be |
+//! | [`interface`] | a network interface, for frames instead of requests: AoE ports |
 //!
 //! Why it is so: `docs/decisions/0070-*` and following.
 
@@ -21,6 +22,7 @@ pub mod clock;
 pub mod dirty_log;
 mod drain;
 pub mod export;
+pub mod interface;
 pub mod owner;
 pub mod path;
 pub mod primary;

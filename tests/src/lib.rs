@@ -1,15 +1,17 @@
 //! What the system tests share: running the built `host-agent`, captures, and a naive model of a volume.
 //!
-//! Nothing here shares code with the agent or the journal but `layout`: pcap is read and written anew,
-//! and a volume is a plain array of bytes that writes are copied into. [`images`] puts the journal's images
-//! beside that.
+//! Nothing here shares code with the agent or the journal but `layout`, and for raw frames `ports::interface`: pcap is read
+//! and written anew, and a volume is a plain array of bytes that writes are copied into. [`images`] puts the journal's
+//! images beside that.
 
 pub mod agent;
 pub mod capture;
 pub mod daemon;
 pub mod images;
+pub mod initiator;
 pub mod model;
 pub mod nbd_client;
+pub mod network;
 pub mod served;
 pub mod serving;
 

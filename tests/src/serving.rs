@@ -1,4 +1,4 @@
-//! `host-agent serve` in the background.
+//! `host-agent serve`, or another server of it, in the background.
 
 use crate::agent::program;
 use std::io::{BufRead, BufReader, Read};
@@ -28,13 +28,22 @@ impl Serving {
         for export in exports {
             command.args(["--export", export]);
         }
-        let child = command.args(more).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        command.args(more);
+        let mut serving = Self::run(command, "serving ");
+        serving.socket = socket;
+        serving
+    }
+
+    /// Runs a command, and waits until it says `words`.
+    #[track_caller]
+    pub fn run(mut command: Command, words: &str) -> Self {
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         let mut child = child.expect("host-agent starts");
         let said = Arc::new(Mutex::new(Vec::new()));
         let (out, err) = (child.stdout.take().expect("piped"), child.stderr.take().expect("piped"));
         let listening = vec![listen(out, &said), listen(err, &said)];
-        let mut serving = Self { child, socket, said, listening };
-        serving.wait_for("serving ");
+        let mut serving = Self { child, socket: PathBuf::new(), said, listening };
+        serving.wait_for(words);
         serving
     }
 

@@ -6,6 +6,7 @@
 
 use crate::error::Error;
 use crate::through_card::Way;
+use crate::switch::SwitchStatus;
 use indicatif::ProgressBar;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -25,6 +26,10 @@ pub trait Lodger: Send + Sync {
     fn serves(&self, volume: &str) -> bool;
     /// The way to primary as a source on a port, if there is one.
     fn way(&self) -> Option<&dyn Way> {
+        None
+    }
+    /// How its interfaces are, if it switches frames.
+    fn switch(&self) -> Option<SwitchStatus> {
         None
     }
 }

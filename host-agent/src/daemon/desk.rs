@@ -238,6 +238,7 @@ impl Desk {
                 waits_for_room: running.waits_for_room,
             }),
             merging: Some(seen.merging.clone()),
+            switch: self.activity.lodger().and_then(|lodger| lodger.switch()),
             warnings,
         }
     }

@@ -6,6 +6,7 @@
 //! | `desk` | where threads leave work for it, and what it last saw |
 //! | `activity` | ingest, resync and rollback exclude each other |
 //! | `ingest` | a replay, on a thread of its own |
+//! | `lease` | the journal as an ingest reaches it |
 //! | `merging` | merging beside ingest, on a thread of its own |
 //! | `control` | the socket and the signals |
 //! | `connection` | one client |
@@ -20,6 +21,7 @@ mod connection;
 mod control;
 mod desk;
 mod ingest;
+mod lease;
 mod merging;
 mod owner;
 mod protocol;
@@ -27,7 +29,8 @@ mod protocol;
 pub use activity::Lodger;
 pub use ask::{absolute_name, daemon_of, reach, replay, status, Reached};
 pub use desk::{say, Desk};
-pub use ingest::{Lease, Listener};
+pub use ingest::Listener;
+pub use lease::{Begun, Lease};
 pub use owner::Held;
 pub use protocol::{
     BasedResult, Bookmarked, Command, MergeResult, ResizeResult, ResyncResult, RollBackResult,

@@ -34,6 +34,7 @@ use crate::progress::{bar, Unit};
 use ::engine::frame::{PortRules, VolumeTable};
 use ::engine::switch::Images;
 use card::CardEngine;
+pub use engine::Rings;
 use events::Events;
 use flight::{Flight, Limits, Served};
 use indicatif::ProgressBar;

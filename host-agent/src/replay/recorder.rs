@@ -194,6 +194,11 @@ impl Recorder {
         self.is_waiting
     }
 
+    /// Was an entry appended that isn't durable? A write may wait for that; for a completion nobody does.
+    pub fn has_undurable_entry(&self) -> bool {
+        self.first_order + self.entries > self.durable.order
+    }
+
     /// Entries that the journal had no room for when the replay had to end.
     pub fn lost(&self) -> u64 {
         self.backlog.lost()

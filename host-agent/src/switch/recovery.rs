@@ -1,0 +1,153 @@
+//! After a session that didn't end in order: what a target has and the journal doesn't is journaled, before the ports are opened.
+//!
+//! Targets may be ahead of the journal where only the data after a write are journaled: then everything is compared. Where data
+//! before a write are journaled, every entry was durable before its write was let through; only what wasn't answered is read.
+
+use super::target::Target;
+use super::volumes::Volumes;
+use super::Switching;
+use crate::error::Error;
+use crate::output::{bytes, count, Output};
+use journal::{Journal, JournalReader, PreviousEnd, StoredRecord, Volume};
+use layout::entry::Updated;
+use layout::journal_file::technique;
+use layout::SECTOR_BYTES;
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::time::Duration;
+
+/// What a volume is to be looked at for.
+struct Left {
+    /// Its session did not end in order, and didn't write ahead.
+    unclean: bool,
+    /// Entries that were not answered when their session ended.
+    pending: Vec<StoredRecord>,
+}
+
+impl Left {
+    /// Of a volume that the journal may have.
+    fn of(journal: &Journal, row: &Volume) -> Result<Option<Self>, Error> {
+        if journal.tables().volume(&row.name()).is_err() {
+            return Ok(None);
+        }
+        let unclean = journal.opened().previous == PreviousEnd::Unclean || journal.gap_is_pending();
+        let left = Self { unclean, pending: journal.pending(row.index)? };
+        Ok((left.unclean || !left.pending.is_empty()).then_some(left))
+    }
+
+    /// Where the target may have something else than the journal says.
+    fn regions(&self, journal: &Journal, row: &Volume) -> Result<Vec<Range<u64>>, Error> {
+        match row.technique {
+            technique::AFTER => Ok(std::iter::once(0..row_bytes(journal, row)?).collect()),
+            // Nothing can be made of what is there now: the data before are what counts.
+            technique::BEFORE => Ok(Vec::new()),
+            _ => Ok(merged(self.pending.iter().map(region).collect())),
+        }
+    }
+}
+
+fn region(entry: &StoredRecord) -> Range<u64> {
+    let from = entry.header.lba() * SECTOR_BYTES as u64;
+    from..from + u64::from(entry.header.sectors.get()) * SECTOR_BYTES as u64
+}
+
+/// Makes the journal know what targets have, if a session before did not end in order. Its ports are closed.
+pub fn recover(
+    arguments: &Switching,
+    journal: &mut Journal,
+    volumes: &Volumes,
+    target: &mut Target<'_>,
+    output: &mut Output,
+) -> Result<(), Error> {
+    let mut left = Vec::new();
+    for (row, address) in volumes.each() {
+        if let Some(of_volume) = Left::of(journal, row)? {
+            left.push((row, address, of_volume));
+        }
+    }
+    if left.is_empty() {
+        return Ok(());
+    }
+    // What the session before had let through may be on its way for as long.
+    std::thread::sleep(Duration::from_millis(arguments.quarantine));
+    for (row, address, of_volume) in left {
+        let name = row.name();
+        let regions = of_volume.regions(journal, row)?;
+        for entry in &of_volume.pending {
+            journal.settle(entry, Updated::Unknown)?;
+        }
+        let of = |given: &[crate::arguments::VolumeFile]| {
+            let given = given.iter().find(|given| (given.shelf, given.slot) == address);
+            given.map(|given| given.file.clone())
+        };
+        let (base, primary) = (of(&arguments.base), of(&arguments.primary));
+        let mut read = reader(&name, address, primary.as_deref(), target, !regions.is_empty())?;
+        let resynced = journal.resync_regions(&name, &regions, base.as_deref(), &mut *read)?;
+        output.note(format!(
+            "volume {name}: the session before did not end in order: {} unanswered, {} compared, {} journaled from the \
+             target; moments from now on are certain",
+            count(of_volume.pending.len() as u64, "write", "writes"),
+            bytes(resynced.compared),
+            bytes(resynced.differed)
+        ));
+    }
+    Ok(())
+}
+
+fn row_bytes(journal: &Journal, row: &Volume) -> Result<u64, Error> {
+    let sectors = JournalReader::open_on(journal.storage())?.sectors_now()?;
+    Ok(sectors.get(&row.index).copied().unwrap_or(row.sectors) * SECTOR_BYTES as u64)
+}
+
+type Read<'a> = Box<dyn FnMut(&mut [u8], u64) -> io::Result<()> + 'a>;
+
+/// Reads what a volume holds: from the file that was named, or through the uplink.
+fn reader<'a>(
+    name: &str,
+    address: (u16, u8),
+    primary: Option<&Path>,
+    target: &'a mut Target<'_>,
+    is_needed: bool,
+) -> Result<Read<'a>, Error> {
+    if let Some(path) = primary {
+        let file = File::open(path).map_err(|e| Error::io(path, "opening primary storage", e))?;
+        return Ok(Box::new(move |buffer, offset| file.read_exact_at(buffer, offset)));
+    }
+    let found = target
+        .sectors(address)
+        .map_err(|e| Error::Failed(format!("volume {name}: asking its target: {e}")))?;
+    if found.is_none() && is_needed {
+        return Err(Error::Failed(format!(
+            "volume {name}: the session before did not end in order, and its target doesn't answer: start it, give its \
+             storage with --primary {name}=FILE, or put it off with --no-resync"
+        )));
+    }
+    Ok(Box::new(move |buffer, offset| target.read(address, buffer, offset)))
+}
+
+/// Rising, without overlaps.
+fn merged(mut regions: Vec<Range<u64>>) -> Vec<Range<u64>> {
+    regions.sort_by_key(|region| region.start);
+    let mut merged: Vec<Range<u64>> = Vec::new();
+    for region in regions {
+        match merged.last_mut() {
+            Some(last) if region.start <= last.end => last.end = last.end.max(region.end),
+            _ => merged.push(region),
+        }
+    }
+    merged
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn regions_rise_and_do_not_overlap() {
+        assert_eq!(merged(vec![512..1024, 0..512, 4096..5120, 4608..4700]), [0..1024, 4096..5120]);
+        assert_eq!(merged(Vec::new()), []);
+    }
+}

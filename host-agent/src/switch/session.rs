@@ -1,0 +1,344 @@
+//! A session with its ports open: begins, steps aside for who needs the journal's ports closed, ends.
+
+use super::handover::{Bell, Handover, Taken};
+use super::recovery;
+use super::report::{Report, SwitchStatus};
+use super::target::Target;
+use super::traffic::{Command, Traffic};
+use super::volumes::{address, Volumes};
+use super::Switching;
+use crate::daemon::{say, Begun, Desk, Held, Lease, Listener, Lodger};
+use crate::error::Error;
+use crate::output::{count, Output};
+use crate::replay::{Anything, Recorder, ARBITER};
+use engine::switch::{Settings, Switch};
+use journal::{Journal, Port, PortKind, Volume};
+use ports::interface::Interface;
+use ports::path::floor;
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{channel, sync_channel, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// How long writes that are under way may take to be final, beyond the end of a quarantine.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// After this long a session that can't be begun again is tried again.
+const TRY_AGAIN: Duration = Duration::from_millis(500);
+/// The journal's thread looks at the clock so often while something waits to be made durable.
+const LOOK_EVERY: Duration = Duration::from_millis(2);
+/// And so often otherwise.
+const LOOK_IDLE: Duration = Duration::from_millis(500);
+
+/// The interfaces of a switch.
+pub struct Interfaces {
+    /// Where sources are.
+    pub ports: Vec<Interface>,
+    /// Where targets are.
+    pub uplink: Interface,
+    /// Wakes their thread.
+    pub bell: Arc<Bell>,
+}
+
+/// Writing the journal, in one session.
+struct Recording {
+    thread: JoinHandle<Result<(), Error>>,
+    handover: Arc<Handover>,
+    /// The session is open in the journal.
+    is_open: Arc<AtomicBool>,
+}
+
+/// See the module.
+pub struct Session {
+    desk: Arc<Desk>,
+    commands: Sender<Command>,
+    bell: Arc<Bell>,
+    report: Arc<Report>,
+    settings: Settings,
+    volumes: Volumes,
+    ports: Vec<Port>,
+    patience: Duration,
+    open: Mutex<Option<Recording>>,
+    wanted_back: AtomicBool,
+    /// Why nothing goes on.
+    failed: AtomicBool,
+}
+
+/// Makes the journal know what targets have, opens the ports, and switches.
+pub fn begin(
+    arguments: &Switching,
+    volumes: Volumes,
+    settings: Settings,
+    mut interfaces: Interfaces,
+    desk: &Arc<Desk>,
+    held: &mut Held,
+    output: &mut Output,
+) -> Result<(), Error> {
+    let journal = held.journal()?;
+    if !arguments.no_resync {
+        let mut target = Target::new(&mut interfaces.uplink, &interfaces.bell);
+        recovery::recover(arguments, journal, &volumes, &mut target, output)?;
+    }
+    let ports: Vec<Port> =
+        interfaces.ports.iter().enumerate().map(|(port, interface)| port_of(port, interface)).collect();
+    let names: Vec<String> = interfaces.ports.iter().map(|port| port.name().to_owned()).collect();
+    let line = format!(
+        "switching {} from {} to {}",
+        count(volumes.switched.len() as u64, "volume", "volumes"),
+        names.join(", "),
+        interfaces.uplink.name()
+    );
+    let starting = |e| Error::Failed(format!("starting to switch: {e}"));
+    let (commands, obey) = channel();
+    let report = Arc::new(Report::default());
+    let closed = switch(&settings, (0, 0))?;
+    let hurries = volumes.waits_for_disk();
+    let Interfaces { ports: wires, uplink, bell } = interfaces;
+    let traffic = Traffic::new(wires, uplink, closed, hurries, obey, &bell, &report);
+    let quarantine = Duration::from_nanos(settings.timeouts.quarantine.max(settings.timeouts.unknown));
+    let session = Arc::new(Session {
+        desk: Arc::clone(desk),
+        commands,
+        bell,
+        report,
+        settings,
+        volumes,
+        ports,
+        patience: quarantine + PATIENCE,
+        open: Mutex::new(None),
+        wanted_back: AtomicBool::new(false),
+        failed: AtomicBool::new(false),
+    });
+    let begun = session.begin_in(held, session.volumes.rows.clone())?;
+    let recording = session.record(begun).map_err(starting)?;
+    *session.open() = Some(recording);
+    let ending = Arc::clone(desk);
+    let run = move || {
+        if catch_unwind(AssertUnwindSafe(|| traffic.run())).is_err() {
+            ending.end_with(Error::Failed(
+                "switching: an error in the program itself; standard error says where. Nothing is let through any more".into(),
+            ));
+        }
+    };
+    thread::Builder::new().name("frames".into()).spawn(run).map_err(starting)?;
+    desk.activity.set_lodger(Some(Arc::clone(&session) as Arc<dyn Lodger>));
+    let standing_by = Arc::clone(&session);
+    thread::Builder::new()
+        .name("switching".into())
+        .spawn(move || standing_by.stand_by())
+        .map_err(starting)?;
+    output.line(line)
+}
+
+fn port_of(port: usize, interface: &Interface) -> Port {
+    let name = format!("{}, port {port}", interface.name());
+    Port { port: port as u8, kind: PortKind::Software, arbiter: ARBITER, name }
+}
+
+fn switch(settings: &Settings, (stamp, number): (u64, u64)) -> Result<Switch, Error> {
+    let settings = Settings { stamp_floor: stamp, number_floor: number, ..settings.clone() };
+    Switch::new(settings).map_err(|e| Error::Failed(format!("making the switch: {e}")))
+}
+
+/// What a session begins with, and the floors of its stamps and numbers.
+type Beginning = (Begun, (u64, u64));
+
+impl Session {
+    fn open(&self) -> std::sync::MutexGuard<'_, Option<Recording>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, command: Command) {
+        // The frames' thread ends only when it is told to.
+        let _ = self.commands.send(command);
+        self.bell.ring();
+    }
+
+    fn begin_in(&self, held: &mut Held, rows: Vec<Volume>) -> Result<Beginning, Error> {
+        let journal: &Journal = held.begin_ingest(&rows, &self.ports, self.volumes.writes_ahead())?;
+        Ok((Begun::of(journal), floor(&journal.end(), ARBITER)))
+    }
+
+    /// Lets writes in, and writes the journal on a thread of its own.
+    fn record(self: &Arc<Self>, (begun, floors): Beginning) -> std::io::Result<Recording> {
+        let ports = self.ports.len();
+        let handover = Arc::new(Handover::new(ports, floors.1, &self.bell));
+        let is_open = Arc::new(AtomicBool::new(true));
+        let lease = Lease::new(&self.desk, begun, Listener::Daemon, &is_open);
+        let fresh = switch(&self.settings, floors).map_err(|e| std::io::Error::other(e.to_string()))?;
+        let hurries = self.volumes.waits_for_disk();
+        let (this, taken) = (Arc::clone(self), Arc::clone(&handover));
+        let work = move || {
+            let inside = || record(Recorder::new(Box::new(lease), ports), &taken, floors, hurries);
+            let result = catch_unwind(AssertUnwindSafe(inside)).unwrap_or_else(|_| {
+                Err(Error::Failed(
+                    "writing the journal: an error in the program itself; standard error says where".into(),
+                ))
+            });
+            if let Err(error) = &result {
+                // What targets have from now on would be missing.
+                this.tell(Command::Abandon);
+                taken.fail();
+                this.failed.store(true, Ordering::Release);
+                this.desk.end_with(Error::Failed(format!(
+                    "{}: {error}; nothing more is let through",
+                    this.desk.name.display()
+                )));
+            }
+            result
+        };
+        let thread = thread::Builder::new().name("recorder".into()).spawn(work)?;
+        self.tell(Command::Open(Box::new(fresh), Arc::clone(&handover)));
+        Ok(Recording { thread, handover, is_open })
+    }
+
+    /// Until the daemon is told to end.
+    fn stand_by(self: &Arc<Self>) {
+        let mut said = false;
+        while !self.desk.activity.is_ending() {
+            self.desk.activity.wait_for_end(TRY_AGAIN);
+            let closed = self.wanted_back.load(Ordering::Acquire) && !self.reopen();
+            if closed && !said {
+                say(format_args!("{}: writes can't go on yet; it is tried again", self.desk.name.display()));
+            }
+            said = closed;
+        }
+        if let Err(error) = self.close() {
+            let name = self.desk.name.display();
+            say(format_args!(
+                "{name}: not ended in order: {error}; the next start compares targets with the journal"
+            ));
+        }
+        self.tell(Command::End);
+        self.desk.activity.set_lodger(None);
+        self.desk.wake();
+    }
+
+    /// The session begins again, behind what was done meanwhile. Says whether it could.
+    fn reopen(self: &Arc<Self>) -> bool {
+        let mut open = self.open();
+        if open.is_some() {
+            return true;
+        }
+        let this = Arc::clone(self);
+        let begun = self.desk.call_between(move |held| {
+            // As it is now: its base may be another.
+            let rows = held.journal()?.tables().volumes.clone();
+            this.begin_in(held, rows)
+        });
+        let Ok(Ok(begun)) = begun else { return false };
+        let Ok(recording) = self.record(begun) else {
+            let _ = self.desk.call_between(|held| {
+                held.abandon_ingest();
+                Ok::<_, Error>(())
+            });
+            return false;
+        };
+        *open = Some(recording);
+        self.wanted_back.store(false, Ordering::Release);
+        true
+    }
+
+    /// No more writes; what is under way becomes final and durable; the session ends in order.
+    fn close(&self) -> Result<(), Error> {
+        let mut open = self.open();
+        let Some(recording) = open.take() else { return Ok(()) };
+        let (answer, done) = sync_channel(1);
+        self.tell(Command::Close(answer));
+        let failed = self.failed.load(Ordering::Acquire);
+        let is_ending = self.desk.activity.is_ending();
+        if !failed && done.recv_timeout(self.patience).is_err() && !self.failed.load(Ordering::Acquire) {
+            if !is_ending {
+                self.tell(Command::Reopen);
+                *open = Some(recording);
+                return Err(Error::Failed("writes that are under way don't end".into()));
+            }
+            // What the switch still holds is lost with it: not in order.
+            self.tell(Command::Abandon);
+            recording.handover.fail();
+            recording.handover.end();
+            let _ = self.desk.call_between(|held| {
+                held.abandon_ingest();
+                Ok::<_, Error>(())
+            });
+            return Err(Error::Failed("writes that are under way don't end".into()));
+        }
+        let ended = recording.thread.join();
+        if recording.is_open.load(Ordering::Acquire) {
+            let _ = self.desk.call_between(|held| {
+                held.abandon_ingest();
+                Ok::<_, Error>(())
+            });
+        }
+        ended.unwrap_or_else(|_| {
+            Err(Error::Failed("writing the journal: an error in the program itself".into()))
+        })
+    }
+}
+
+/// Takes what is handed over into the journal, until nothing comes any more; then ends the session in order.
+fn record(
+    mut recorder: Recorder,
+    handover: &Arc<Handover>,
+    floors: (u64, u64),
+    hurries: bool,
+) -> Result<(), Error> {
+    let began = Instant::now();
+    let mut rings = Taken::new(handover, handover.ports(), floors);
+    while !handover.is_over() {
+        handover.wait(if recorder.is_waiting() { LOOK_EVERY } else { LOOK_IDLE });
+        recorder.take(&mut rings, &mut Anything)?;
+        let asked = recorder.is_waiting() && handover.is_waited_for();
+        let due = asked || (hurries && recorder.has_undurable_entry()) || recorder.is_due(began.elapsed());
+        if due {
+            recorder.commit(&mut rings)?;
+        }
+        if handover.has_failed() {
+            return Ok(());
+        }
+    }
+    recorder.take(&mut rings, &mut Anything)?;
+    recorder.commit(&mut rings)?;
+    let recorded = recorder.close()?;
+    if recorded.lost > 0 {
+        let lost = count(recorded.lost, "write", "writes");
+        say(format_args!(
+            "warning: the journal had no room for {lost} that targets have: a gap, which resync closes"
+        ));
+    }
+    Ok(())
+}
+
+impl Lodger for Session {
+    fn step_aside(&self) -> Result<(), Error> {
+        self.close()
+    }
+
+    fn come_back(&self) {
+        self.wanted_back.store(true, Ordering::Release);
+        self.desk.activity.notify();
+    }
+
+    fn drain(&self) -> Result<u64, Error> {
+        let handover = self.open().as_ref().map(|recording| Arc::clone(&recording.handover));
+        let Some(handover) = handover else { return Ok(0) };
+        let number = handover.last_number();
+        match handover.wait_durable(number, PATIENCE) {
+            true => Ok(number),
+            false => Err(Error::Failed("the journal doesn't take what was let through".into())),
+        }
+    }
+
+    fn clients(&self, volume: &str) -> usize {
+        address(volume).map_or(0, |volume| self.report.users(volume))
+    }
+
+    fn serves(&self, volume: &str) -> bool {
+        self.volumes.each().any(|(row, _)| row.name() == volume)
+    }
+
+    fn switch(&self) -> Option<SwitchStatus> {
+        Some(self.report.status())
+    }
+}

@@ -294,8 +294,13 @@ pub(crate) fn payload_crcs(kind: Kind, payload: &[u8], list: &mut Vec<u32>) -> u
     let mut whole = 0;
     for piece in crate::batch::crc_pieces(kind, payload.len()) {
         let bytes = &payload[piece];
-        list.push(crc::crc32c(bytes));
-        whole = crc::append(whole, bytes);
+        let sum = crc::crc32c(bytes);
+        list.push(sum);
+        // Each byte is looked at once, as long as the blocks are whole.
+        whole = match bytes.len() {
+            crc::APPENDED_BLOCK_BYTES => crc::append_block(whole, sum),
+            _ => crc::append(whole, bytes),
+        };
     }
     whole
 }

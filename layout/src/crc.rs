@@ -51,9 +51,76 @@ pub fn append(crc: u32, bytes: &[u8]) -> u32 {
     }
 }
 
+/// What [`append_block`] appends.
+pub const APPENDED_BLOCK_BYTES: usize = 4096;
+
+/// CRC32C of what `crc` was computed over, followed by a block of [`APPENDED_BLOCK_BYTES`] whose own CRC is `block`: without
+/// looking at its bytes again.
+#[inline]
+pub fn append_block(crc: u32, block: u32) -> u32 {
+    let [a, b, c, d] = crc.to_le_bytes().map(usize::from);
+    BEHIND_BLOCK[0][a] ^ BEHIND_BLOCK[1][b] ^ BEHIND_BLOCK[2][c] ^ BEHIND_BLOCK[3][d] ^ block
+}
+
+/// What each byte of a register becomes behind a block of zeroes: the register is linear, and the inversions at both ends
+/// cancel out between the two sums.
+static BEHIND_BLOCK: [[u32; 256]; 4] = {
+    // Bits of a register behind one byte, then behind twice as many each time.
+    let mut columns = [0; 32];
+    let mut bit = 0;
+    while bit < 32 {
+        columns[bit] = shift_register(1 << bit, &[0]);
+        bit += 1;
+    }
+    let mut bytes = 1;
+    while bytes < APPENDED_BLOCK_BYTES {
+        let mut twice = [0; 32];
+        bit = 0;
+        while bit < 32 {
+            twice[bit] = linear(&columns, columns[bit]);
+            bit += 1;
+        }
+        columns = twice;
+        bytes *= 2;
+    }
+    let mut table = [[0; 256]; 4];
+    let mut place = 0;
+    while place < 4 {
+        let mut byte = 0;
+        while byte < 256 {
+            table[place][byte] = linear(&columns, (byte as u32) << (8 * place));
+            byte += 1;
+        }
+        place += 1;
+    }
+    table
+};
+
+const fn linear(columns: &[u32; 32], register: u32) -> u32 {
+    let (mut sum, mut bit) = (0, 0);
+    while bit < 32 {
+        if register >> bit & 1 == 1 {
+            sum ^= columns[bit];
+        }
+        bit += 1;
+    }
+    sum
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_block_is_appended_by_its_sum() {
+        let bytes: [u8; 3 + 2 * APPENDED_BLOCK_BYTES] = core::array::from_fn(|i| (i * i >> 3) as u8);
+        for front in [0, 3] {
+            let (front, rest) = bytes[..front + 2 * APPENDED_BLOCK_BYTES].split_at(front);
+            let (one, two) = rest.split_at(APPENDED_BLOCK_BYTES);
+            let sum = append_block(append_block(crc32c(front), crc32c(one)), crc32c(two));
+            assert_eq!(sum, crc32c(&bytes[..front.len() + rest.len()]));
+        }
+    }
 
     /// RFC 3720 §B.4 gives these sums.
     #[test]

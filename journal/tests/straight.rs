@@ -19,7 +19,7 @@ fn large_calls_and_small_ones_are_all_there() {
         let count = if round % 3 == 1 { 5 } else { workload.rng.random_range(1..120) };
         let some: Vec<OwnedRecord> = (0..count).map(|_| workload.next()).collect();
         // Damaged on the way, in the middle of a call: those before it are taken.
-        let bad = (0..count).filter(|index| !some[*index].payload.is_empty()).last();
+        let bad = (0..count).rfind(|index| !some[*index].payload.is_empty());
         if let (0, Some(bad)) = (round % 4, bad) {
             let mut damaged = some.clone();
             damaged[bad].payload[77] ^= 4;

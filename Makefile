@@ -89,6 +89,7 @@ bench: system-packages
 	$(CARGO) build $(RELEASE) --quiet --package nbd --examples
 	$(CARGO) run $(RELEASE) --quiet --package nbd --example request_speed -- build
 	@tools/system-packages.sh libnbd-bin:nbdinfo
+	@tools/system-packages.sh qemu-utils:qemu-storage-daemon
 	$(CARGO) build $(RELEASE) --quiet --package host-agent --bins --examples
 	$(CARGO) run $(RELEASE) --quiet --package host-agent --example image_speed -- build
 	$(CARGO) run $(RELEASE) --quiet --package host-agent --example serve_speed -- build

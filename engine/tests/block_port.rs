@@ -124,7 +124,7 @@ impl World {
         let content = Content {
             kind: Kind::After,
             encoding: if zero { Encoding::Zero } else { Encoding::Raw },
-            payload: data.clone(),
+            payload: data.clone().into(),
             crc: crc32c(&data),
         };
         let ticket = self.ports.commit(hold, reading, content).unwrap();
@@ -189,7 +189,7 @@ impl World {
         );
         self.last_number = number;
         assert_eq!((header.lba(), header.sectors.get()), (known.place.lba, known.place.sectors));
-        assert_eq!(drained.payload, known.data);
+        assert_eq!(*drained.payload, known.data);
         assert_eq!(header.payload_crc.get(), crc32c(&known.data));
         known.pending = known.answered.is_none();
         assert_eq!(header.updated().ok(), Some(known.answered.unwrap_or(Updated::Pending)));
@@ -260,8 +260,12 @@ fn a_stamp_that_is_later_than_the_clock_says_how_wrong_it_may_be() {
     let place = Place { volume: 0, lba: 0, sectors: 1 };
     let hold = ports.hold(7, place, 0).unwrap();
     let reading = Reading { nanoseconds: 1_000_000, error: Some(100) };
-    let content =
-        Content { kind: Kind::After, encoding: Encoding::Zero, payload: Vec::new(), crc: crc32c(&[]) };
+    let content = Content {
+        kind: Kind::After,
+        encoding: Encoding::Zero,
+        payload: Default::default(),
+        crc: crc32c(&[]),
+    };
     let ticket = ports.commit(hold, reading, content).unwrap();
     ports.answer(ticket, Updated::Updated, || reading).unwrap();
     let batch = ports.drain(0, usize::MAX);

@@ -17,6 +17,7 @@ mod log;
 mod merge;
 mod merged_log;
 mod need;
+mod network;
 mod output;
 mod progress;
 mod replay;

@@ -11,11 +11,14 @@ use layout::entry::{EntryHeader, Kind};
 use layout::journal_file::{
     BatchHeader, PortState, SessionStart, BATCH_HEADER_BYTES, BLOCK_BYTES, MAXIMUM_DESCRIPTORS, PAYLOAD_ALIGN,
 };
+use std::io::IoSlice;
 use zerocopy::IntoBytes;
 
 /// A batch is written when it has this much payload: large enough that head and padding don't
 /// matter, small enough to stay in a core's cache between gathering and writing.
 const PAYLOAD_WANTED: usize = 1 << 20;
+/// So much in one call is written from where it lies.
+pub(crate) const STRAIGHT_PAYLOAD: usize = 256 * 1024;
 /// Up to this much payload is copied behind the head, so that one write does; more is written from
 /// where it was gathered.
 const COPIED_PAYLOAD: usize = 64 * 1024;
@@ -26,6 +29,8 @@ pub(crate) struct Gather {
     payloads: AlignedBuffer,
     descriptors: Vec<EntryHeader>,
     block_crcs: Vec<u32>,
+    /// Bytes of payloads that weren't copied in.
+    outside: usize,
     entries: u32,
     timestamps: Option<(u64, u64)>,
     /// Head, or head and payloads, while writing.
@@ -38,7 +43,12 @@ pub(crate) struct Frame<'a> {
     pub header: BatchHeader,
     pub start: Option<SessionStart>,
     pub ports: &'a [PortState],
+    /// The payloads, where they weren't copied in ([`Gather::push_outside`]).
+    pub outside: &'a [&'a [u8]],
 }
+
+/// Behind the last payload, up to a block.
+static PADDING: [u8; BLOCK_BYTES] = [0; BLOCK_BYTES];
 
 impl Gather {
     pub fn is_empty(&self) -> bool {
@@ -46,7 +56,11 @@ impl Gather {
     }
 
     pub fn is_full(&self) -> bool {
-        self.payloads.len() >= PAYLOAD_WANTED || self.descriptors.len() >= MAXIMUM_DESCRIPTORS
+        self.payload_bytes() >= PAYLOAD_WANTED || self.descriptors.len() >= MAXIMUM_DESCRIPTORS
+    }
+
+    fn payload_bytes(&self) -> usize {
+        self.payloads.len() + self.outside
     }
 
     pub fn descriptors(&self) -> &[EntryHeader] {
@@ -57,8 +71,24 @@ impl Gather {
     pub fn bytes_with(&self, kind: Kind, payload_bytes: usize, ports: usize) -> u64 {
         let crcs = self.block_crcs.len() + block_crc_count(kind, payload_bytes);
         let head = head_bytes(true, ports, self.descriptors.len() + 1, crcs);
-        let payloads = self.payloads.len() + payload_bytes.next_multiple_of(PAYLOAD_ALIGN);
+        let payloads = self.payload_bytes() + payload_bytes.next_multiple_of(PAYLOAD_ALIGN);
         (head.next_multiple_of(BLOCK_BYTES) + payloads).next_multiple_of(BLOCK_BYTES) as u64
+    }
+
+    /// Takes a record whose payload stays where it is until the batch is written, and checks it; on a wrong CRC nothing is
+    /// taken. It lies in one piece that needs no padding, and so do all others of the batch.
+    pub fn push_outside(&mut self, record: &Record<'_>, kind: Kind) -> Result<(), String> {
+        let [payload, rest] = record.payload;
+        assert!(rest.is_empty() && payload.len().is_multiple_of(PAYLOAD_ALIGN) && self.payloads.len() == 0);
+        let crcs = self.block_crcs.len();
+        let sum = payload_crcs(kind, payload, &mut self.block_crcs);
+        if sum != record.header.payload_crc.get() {
+            self.block_crcs.truncate(crcs);
+            return Err(wrong_sum(record, sum));
+        }
+        self.outside += payload.len();
+        self.describe(record, kind);
+        Ok(())
     }
 
     /// Copies a record in and checks its payload on the way; on a wrong CRC nothing is taken.
@@ -71,18 +101,19 @@ impl Gather {
         if sum != record.header.payload_crc.get() {
             self.payloads.set_len(start);
             self.block_crcs.truncate(crcs);
-            return Err(format!(
-                "the CRC of its payload is {sum:08x} and should be {:08x}",
-                record.header.payload_crc
-            ));
+            return Err(wrong_sum(record, sum));
         }
         self.payloads.pad_to(PAYLOAD_ALIGN);
+        self.describe(record, kind);
+        Ok(())
+    }
+
+    fn describe(&mut self, record: &Record<'_>, kind: Kind) {
         self.entries += u32::from(takes_order(kind));
         let stamp = record.header.timestamp.get();
         let first = self.timestamps.map_or(stamp, |(first, _)| first);
         self.timestamps = Some((first, stamp));
         self.descriptors.push(record.header);
-        Ok(())
     }
 
     pub fn entries(&self) -> u32 {
@@ -102,17 +133,28 @@ impl Gather {
             self.descriptors.len(),
             self.block_crcs.len(),
         );
-        let copied = self.payloads.len() <= COPIED_PAYLOAD;
+        let outside = frame.outside.iter().map(|payload| payload.len()).sum::<usize>();
+        assert_eq!(self.outside, outside, "whoever leaves payloads outside has them when they are written");
+        let copied = self.payload_bytes() <= COPIED_PAYLOAD;
         let head = used.next_multiple_of(if copied { PAYLOAD_ALIGN } else { BLOCK_BYTES });
-        let total = (head + self.payloads.len()).next_multiple_of(BLOCK_BYTES);
+        let used = head + self.payload_bytes();
+        let total = used.next_multiple_of(BLOCK_BYTES);
         let header = self.header(frame, head, total);
         self.fill_head(frame, &header, head);
         let header = self.sum_head(header);
         // A crash between or within these writes leaves a batch whose CRCs don't fit: a torn tail.
         if copied {
             self.out.push(self.payloads.as_bytes());
+            frame.outside.iter().for_each(|payload| self.out.push(payload));
             self.out.pad_to(BLOCK_BYTES);
             storage::write_all(storage, self.out.as_bytes(), offset)?;
+        } else if self.outside > 0 {
+            let mut pieces = Vec::with_capacity(frame.outside.len() + 2);
+            pieces.push(IoSlice::new(self.out.as_bytes()));
+            pieces.extend(frame.outside.iter().map(|payload| IoSlice::new(payload)));
+            pieces.push(IoSlice::new(&PADDING[..total - used]));
+            storage::write_all_vectored(storage, &mut pieces, offset)?;
+            storage.start_writeback(offset, total as u64);
         } else {
             self.payloads.pad_to(BLOCK_BYTES);
             storage::write_all(storage, self.out.as_bytes(), offset)?;
@@ -130,6 +172,7 @@ impl Gather {
 
     pub fn clear(&mut self) {
         self.payloads.clear();
+        self.outside = 0;
         self.descriptors.clear();
         self.block_crcs.clear();
         self.entries = 0;
@@ -177,4 +220,8 @@ impl Gather {
         self.out.as_mut_bytes()[..BATCH_HEADER_BYTES].copy_from_slice(header.as_bytes());
         header
     }
+}
+
+fn wrong_sum(record: &Record<'_>, sum: u32) -> String {
+    format!("the CRC of its payload is {sum:08x} and should be {:08x}", record.header.payload_crc)
 }

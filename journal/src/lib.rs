@@ -60,6 +60,7 @@ mod table_changes;
 mod tables;
 pub mod verify;
 mod walk;
+mod warm;
 mod window_list;
 mod windows;
 mod writer;

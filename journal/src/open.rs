@@ -11,6 +11,7 @@ use crate::segment::{header_block, Indexed, OpenSegment};
 use crate::storage::{self, FileStorage, Io, Storage};
 use crate::tables::Tables;
 use crate::walk::{self, Directory, Ending, Place, Step, Walk};
+use crate::warm::Warm;
 use crate::writer::{arbiter_of, now, Chain, Claim, CreateOptions, Durable, Journal, Opened, PreviousEnd};
 use layout::journal_file::{
     batch_flags, magic, previous_end, role, Note, Portion, SegmentHeader, SessionStart, Superblock,
@@ -156,6 +157,7 @@ impl Journal {
             durable: Durable { order: 0, timestamp: 0, numbers: Vec::new() },
             durable_batch: 0,
             note_generation,
+            warm: Warm::default(),
             note_is_behind: false,
             noted: std::time::Instant::now(),
             prepared: (u32::MAX, 0),

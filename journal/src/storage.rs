@@ -22,12 +22,21 @@ pub trait Storage: Send + Sync {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
     /// Writes up to `bytes.len()` bytes.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize>;
+    /// Writes up to all bytes of the pieces, one behind the other.
+    fn write_vectored_at(&self, pieces: &[io::IoSlice<'_>], offset: u64) -> io::Result<usize> {
+        let piece = pieces.iter().find(|piece| !piece.is_empty());
+        piece.map_or(Ok(0), |piece| self.write_at(piece, offset))
+    }
+    /// Is it faster to copy bytes to where memory is aligned than to write them from where they lie?
+    fn wants_aligned(&self) -> bool {
+        false
+    }
     /// Returns when everything written is durable.
     fn sync(&self) -> io::Result<()>;
     /// Hints that these bytes, written before, may start on their way to the device, so that a
     /// later [`Storage::sync`] finds less to do. Promises nothing, and can't fail.
     fn start_writeback(&self, _offset: u64, _bytes: u64) {}
-    /// Hints that these bytes, durable by now, won't be read soon, so that memory is better used for others.
+    /// Hints that these bytes won't be read soon, so that memory is better used for others. What isn't on the device yet stays.
     fn forget(&self, _offset: u64, _bytes: u64) {}
     /// Hints that until it is said again, what is written won't be read soon. Promises nothing.
     fn expect_no_reading(&self, _expected: bool) {}
@@ -64,6 +73,9 @@ pub enum Io {
 
 /// What O_DIRECT wants buffers, offsets and lengths to be multiples of: the largest that devices ask for.
 const DIRECT_ALIGN: usize = 4096;
+
+/// Pieces in one call; Linux takes 1024.
+const MOST_PIECES: usize = 1024;
 
 /// A file or a block device.
 #[derive(Debug)]
@@ -234,6 +246,15 @@ impl Storage for FileStorage {
         }
     }
 
+    fn write_vectored_at(&self, pieces: &[io::IoSlice<'_>], offset: u64) -> io::Result<usize> {
+        let pieces = &pieces[..pieces.len().min(MOST_PIECES)];
+        rustix::io::pwritev(&self.file, pieces, offset).map_err(io::Error::from)
+    }
+
+    fn wants_aligned(&self) -> bool {
+        self.direct().is_some()
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.file.sync_data()?;
         let now = self.bytes()?;
@@ -249,7 +270,7 @@ impl Storage for FileStorage {
     }
 
     fn start_writeback(&self, offset: u64, bytes: u64) {
-        if self.direct().is_some() {
+        if self.wants_aligned() {
             // It is there already.
             return;
         }
@@ -367,6 +388,30 @@ fn write_with(
 /// Writes all of `bytes`.
 pub(crate) fn write_all(storage: &dyn Storage, bytes: &[u8], offset: u64) -> Result<(), Error> {
     write_with(storage, bytes, offset, |bytes, at| storage.write_at(bytes, at))
+}
+
+/// Writes all of the pieces, one behind the other.
+pub(crate) fn write_all_vectored(
+    storage: &dyn Storage,
+    mut pieces: &mut [io::IoSlice<'_>],
+    mut offset: u64,
+) -> Result<(), Error> {
+    io::IoSlice::advance_slices(&mut pieces, 0);
+    while !pieces.is_empty() {
+        let left = pieces.iter().map(|piece| piece.len()).sum::<usize>();
+        let failed =
+            |error| Error::io(storage.name(), format!("writing {left} bytes at offset {offset}"), error);
+        match storage.write_vectored_at(pieces, offset) {
+            Ok(0) => return Err(failed(io::ErrorKind::WriteZero.into())),
+            Ok(written) => {
+                io::IoSlice::advance_slices(&mut pieces, written);
+                offset += written as u64;
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(failed(e)),
+        }
+    }
+    Ok(())
 }
 
 /// Writes all of `bytes`, durably.

@@ -3,7 +3,7 @@
 use crate::batch::head_bytes;
 use crate::block;
 use crate::error::Error;
-use crate::gather::{Frame, Gather};
+use crate::gather::{Frame, Gather, STRAIGHT_PAYLOAD};
 use crate::head::{self, Head};
 use crate::pin;
 use crate::reader::TornTail;
@@ -13,10 +13,11 @@ use crate::segment::{self, Indexed, OpenSegment};
 use crate::storage::{self, Storage};
 use crate::tables::{Port, Tables, Volume};
 use crate::walk::Place;
+use crate::warm::Warm;
 use layout::entry::{EntryHeader, Gap, GapReason, Kind};
 use layout::journal_file::{
     batch_flags, magic, role, technique, BatchHeader, Note, PortState, SegmentHeader, SessionStart,
-    BLOCK_BYTES,
+    BLOCK_BYTES, PAYLOAD_ALIGN,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -135,6 +136,8 @@ pub struct Journal {
     pub(crate) note_generation: u64,
     /// Slot of a segment, and up to where in it places are ready for small writes.
     pub(crate) prepared: (u32, u64),
+    /// What was written last, and may still be in the page cache.
+    pub(crate) warm: Warm,
     /// The last note is written and perhaps not durable.
     pub(crate) note_is_behind: bool,
     /// When a note was written last.
@@ -292,21 +295,52 @@ impl Journal {
     ) -> Result<u64, Error> {
         self.check_running()?;
         self.promised = delivered.to_vec();
-        let taken = self.take_all(records);
+        let taken = match self.goes_straight(records) {
+            true => self.take_straight(records),
+            false => self.take_all(records, &mut None),
+        };
         let promised = std::mem::take(&mut self.promised);
         taken?;
         self.deliver(&promised, u64::MAX);
         Ok(self.chain.order)
     }
 
-    fn take_all(&mut self, records: &[Record<'_>]) -> Result<(), Error> {
+    /// Are they enough, and such that their payloads can be written from where they lie?
+    fn goes_straight(&self, records: &[Record<'_>]) -> bool {
+        let even = |record: &Record<'_>| {
+            record.payload[1].is_empty() && record.payload[0].len().is_multiple_of(PAYLOAD_ALIGN)
+        };
+        records.iter().map(|record| record.payload[0].len()).sum::<usize>() >= STRAIGHT_PAYLOAD
+            && !self.chain.gap_pending
+            && !self.storage.wants_aligned()
+            && records.iter().all(even)
+    }
+
+    /// [`Journal::take_all`], and all of it is written.
+    fn take_straight(&mut self, records: &[Record<'_>]) -> Result<(), Error> {
+        self.flush()?;
+        let mut outside = Some(Vec::with_capacity(records.len()));
+        let taken = self.take_all(records, &mut outside);
+        if self.stopped {
+            return taken;
+        }
+        // Also before a record that isn't taken: those before it are.
+        self.flush_with(&mut outside).and(taken)
+    }
+
+    /// `outside`: payloads aren't copied, but kept there until they are written.
+    fn take_all<'a>(
+        &mut self,
+        records: &[Record<'a>],
+        outside: &mut Option<Vec<&'a [u8]>>,
+    ) -> Result<(), Error> {
         for (index, record) in records.iter().enumerate() {
             let bad = |what| Error::BadRecord { index, port: record.header.port, what };
             let kind = record_check::record(record, self).map_err(bad)?;
             if self.chain.gap_pending {
                 self.record_unclean_stop(&record.header, index)?;
             }
-            self.take(record, kind, index)?;
+            self.take(record, kind, index, outside)?;
         }
         Ok(())
     }
@@ -320,11 +354,23 @@ impl Journal {
         }
     }
 
-    fn take(&mut self, record: &Record<'_>, kind: Kind, index: usize) -> Result<(), Error> {
+    fn take<'a>(
+        &mut self,
+        record: &Record<'a>,
+        kind: Kind,
+        index: usize,
+        outside: &mut Option<Vec<&'a [u8]>>,
+    ) -> Result<(), Error> {
         let claim = if takes_order(kind) { Claim::Entry } else { Claim::Settling };
-        self.make_room(kind, record.header.payload_bytes.get() as usize, claim, index)?;
+        self.make_room(kind, record.header.payload_bytes.get() as usize, claim, index, outside)?;
         let bad = |what| Error::BadRecord { index, port: record.header.port, what };
-        self.gather.push(record, kind).map_err(bad)?;
+        match outside {
+            None => self.gather.push(record, kind).map_err(bad)?,
+            Some(payloads) => {
+                self.gather.push_outside(record, kind).map_err(bad)?;
+                payloads.push(record.payload[0]);
+            }
+        }
         let stamp = record.header.timestamp;
         self.chain.order += u64::from(takes_order(kind));
         self.chain.timestamp = stamp.get();
@@ -339,7 +385,7 @@ impl Journal {
             }
         }
         if self.gather.is_full() {
-            self.write_batch(0, None)?;
+            self.flush_with(outside)?;
         }
         Ok(())
     }
@@ -351,6 +397,7 @@ impl Journal {
         payload_bytes: usize,
         claim: Claim,
         taken: usize,
+        outside: &mut Option<Vec<&[u8]>>,
     ) -> Result<(), Error> {
         self.check_reserve(claim, taken)?;
         let ports = self.chain.ports.len();
@@ -359,7 +406,7 @@ impl Journal {
         if self.fits(with(self), more(self), self.table_bytes.len()) {
             return Ok(());
         }
-        self.flush()?;
+        self.flush_with(outside)?;
         if self.fits(with(self), more(self), self.table_bytes.len()) {
             return Ok(());
         }
@@ -406,7 +453,7 @@ impl Journal {
             header.number = (last + 1).into();
             header.seal(gap.as_bytes());
             let record = OwnedRecord { header, payload: gap.as_bytes().to_vec() };
-            self.take(&record.as_record(), Kind::Gap, index)?;
+            self.take(&record.as_record(), Kind::Gap, index, &mut None)?;
         }
         self.chain.gap_pending = false;
         Ok(())
@@ -414,22 +461,37 @@ impl Journal {
 
     /// Writes what is gathered, without making it durable.
     pub fn flush(&mut self) -> Result<(), Error> {
+        self.flush_with(&mut None)
+    }
+
+    fn flush_with(&mut self, outside: &mut Option<Vec<&[u8]>>) -> Result<(), Error> {
         self.check_running()?;
         if self.gather.is_empty() {
             return Ok(());
         }
-        self.write_batch(0, None)
+        self.write_batch_with(0, None, outside.as_deref().unwrap_or_default())?;
+        outside.iter_mut().for_each(Vec::clear);
+        Ok(())
     }
 
     /// Writes what is gathered as the next batch, for which there is room.
     pub(crate) fn write_batch(&mut self, flags: u32, start: Option<SessionStart>) -> Result<(), Error> {
+        self.write_batch_with(flags, start, &[])
+    }
+
+    fn write_batch_with(
+        &mut self,
+        flags: u32,
+        start: Option<SessionStart>,
+        outside: &[&[u8]],
+    ) -> Result<(), Error> {
         // In the middle of a call the promised watermarks hold for what has been taken; a record with
         // the same stamp may still follow, of another arbiter.
         let promised = std::mem::take(&mut self.promised);
         self.deliver(&promised, self.chain.timestamp.saturating_sub(1));
         self.promised = promised;
         let ports: Vec<PortState> = self.chain.ports.values().copied().collect();
-        let frame = Frame { header: self.batch_header(flags), start, ports: &ports };
+        let frame = Frame { header: self.batch_header(flags), start, ports: &ports, outside };
         let offset = self.head.geometry.segment_offset(self.segment.place.slot) + self.segment.next;
         let written = self.gather.write(&*self.storage, offset, &frame);
         let header = self.stop_on_error(written)?;
@@ -442,6 +504,7 @@ impl Journal {
         };
         self.segment.add(&indexed, |port| arbiter_of(&self.chain.ports, port));
         self.gather.clear();
+        self.warm.written(&*self.storage, offset..offset + u64::from(header.batch_bytes.get()));
         self.chain.batch = header.sequence.get();
         self.chain.batch_offset = offset;
         self.chain.batch_crc = header.prefix.crc.get();

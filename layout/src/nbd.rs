@@ -85,6 +85,8 @@ pub mod option_reply {
     pub const ERROR_POLICY: u32 = (1 << 31) + 2;
     /// Malformed.
     pub const ERROR_INVALID: u32 = (1 << 31) + 3;
+    /// Not before TLS has begun.
+    pub const ERROR_TLS_REQUIRED: u32 = (1 << 31) + 5;
     /// No such export.
     pub const ERROR_UNKNOWN: u32 = (1 << 31) + 6;
     /// The server is stopping.

@@ -104,6 +104,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     let export = FileExport { file, bytes, read_only, may_wait, seeking: Mutex::new(()) };
     let exports: Vec<Arc<dyn Export>> = vec![Arc::new(export)];
     let listener = Listener::unix(Path::new(&socket))?;
-    nbd::serve(&listener, &exports, &Shutdown::new()?)?;
+    nbd::serve(&[listener], &exports, &Shutdown::new()?)?;
     Ok(())
 }

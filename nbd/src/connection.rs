@@ -2,11 +2,13 @@
 
 use crate::handshake::{self, Outcome};
 use crate::limits::Limits;
+use crate::tls::Tls;
 use crate::transmission;
 use crate::{Event, Exports};
 use socket2::Socket;
 use std::io;
 use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::Arc;
 
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +26,9 @@ pub enum End {
     /// The handshake took too long.
     #[error("the handshake was not done in time")]
     TimedOut,
+    /// TLS failed: no certificate that is taken, or something that isn't TLS.
+    #[error("TLS: {0}")]
+    Tls(String),
     /// The exports' own code has panicked outside of a request, or the server's.
     #[error("a thread of this connection has panicked")]
     Panicked,
@@ -32,17 +37,30 @@ pub enum End {
     Socket(#[from] io::Error),
 }
 
-/// Serves a client until it ends. A panic ends this connection and no other.
-pub(crate) fn run(socket: &Socket, number: u64, exports: &dyn Exports, limits: &Limits) -> End {
-    catch_unwind(AssertUnwindSafe(|| serve(socket, number, exports, limits))).unwrap_or(End::Panicked)
+/// Serves a client until it ends; with `tls` nothing is done without it. A panic ends this connection and no other.
+pub(crate) fn run(
+    socket: &Arc<Socket>,
+    tls: Option<&Tls>,
+    number: u64,
+    exports: &dyn Exports,
+    limits: &Limits,
+) -> End {
+    catch_unwind(AssertUnwindSafe(|| serve(socket, tls, number, exports, limits))).unwrap_or(End::Panicked)
 }
 
-fn serve(socket: &Socket, number: u64, exports: &dyn Exports, limits: &Limits) -> End {
-    let negotiated = match handshake::run(socket, number, exports, limits) {
-        Ok(Outcome::Transmission(negotiated)) => negotiated,
+fn serve(
+    socket: &Arc<Socket>,
+    tls: Option<&Tls>,
+    number: u64,
+    exports: &dyn Exports,
+    limits: &Limits,
+) -> End {
+    let (negotiated, stream) = match handshake::run(socket, tls, number, exports, limits) {
+        Ok(Outcome::Transmission(negotiated, stream)) => (negotiated, stream),
         Ok(Outcome::Abort) => return End::Goodbye,
         Err(end) => return end,
     };
     exports.report(Event::Chosen { connection: number, export: negotiated.export.name() });
-    transmission::run(socket, &negotiated, limits)
+    let end = transmission::run(&stream.socket, &negotiated, limits);
+    stream.end(end)
 }

@@ -10,12 +10,32 @@ use std::io;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use zerocopy::byteorder::big_endian::{U32, U64};
 
+/// A write's data.
+pub(crate) enum Payload<'a> {
+    /// Where they were received.
+    Received(&'a [u8]),
+    /// In memory of the export's.
+    Owned(Vec<u8>),
+}
+
+impl Payload<'_> {
+    /// Of what isn't a write.
+    pub const NONE: Self = Payload::Received(&[]);
+
+    fn len(&self) -> usize {
+        match self {
+            Payload::Received(data) => data.len(),
+            Payload::Owned(data) => data.len(),
+        }
+    }
+}
+
 /// Appends the reply to `command`, which may have failed before; `payload` is a write's data.
 pub(crate) fn execute(
     agreed: &Negotiated,
     cookie: U64,
     command: Result<Command, Failure>,
-    payload: &[u8],
+    payload: Payload<'_>,
     replies: &mut Replies,
 ) {
     let begin = replies.len();
@@ -35,7 +55,7 @@ fn run(
     agreed: &Negotiated,
     cookie: U64,
     command: Command,
-    payload: &[u8],
+    payload: Payload<'_>,
     replies: &mut Replies,
 ) -> Result<(), Failure> {
     let export = &*agreed.export;
@@ -54,7 +74,10 @@ fn run(
         }
         Command::Write { offset, bytes, durable } => {
             assert_eq!(payload.len(), bytes as usize, "the payload is whole");
-            export.write(payload, offset)?;
+            match payload {
+                Payload::Received(data) => export.write(data, offset)?,
+                Payload::Owned(data) => export.write_owned(data, offset)?,
+            }
             flush = durable;
         }
         Command::Zero { offset, bytes, punch, fast, durable } => {

@@ -42,6 +42,16 @@ pub trait Export: Send + Sync {
         Err(io::ErrorKind::PermissionDenied.into())
     }
 
+    /// Memory of `bytes` bytes that the data of a large write are received into; what it holds before is undefined.
+    fn buffer(&self, bytes: usize) -> Vec<u8> {
+        vec![0; bytes]
+    }
+
+    /// [`Export::write`] of data in memory from [`Export::buffer`], which is the export's again.
+    fn write_owned(&self, data: Vec<u8>, offset: u64) -> io::Result<()> {
+        self.write(&data, offset)
+    }
+
     /// Makes `bytes` bytes read as zeroes. `punch`: may leave them unallocated. `fast`: fails at once with
     /// [`io::ErrorKind::Unsupported`], nothing done, unless it is faster than writing them.
     fn zero(&self, offset: u64, bytes: u64, punch: bool, fast: bool) -> io::Result<()> {

@@ -9,6 +9,7 @@ use crate::limits::{
     MAXIMUM_REQUEST_BYTES,
 };
 use crate::reply::limited;
+use crate::tls::{Carrier, Tls};
 use crate::{End, Export, Exports};
 use layout::nbd::{
     client_flags, export_flags, handshake_flags, info, option, option_reply, ExportNameReply, Hello,
@@ -42,15 +43,34 @@ pub(crate) struct Context {
 
 /// How a handshake ends well.
 pub(crate) enum Outcome {
-    Transmission(Negotiated),
+    Transmission(Negotiated, Stream),
     Abort,
+}
+
+/// Where a connection goes on.
+pub(crate) struct Stream {
+    pub socket: Arc<Socket>,
+    /// Under TLS.
+    carrier: Option<Carrier>,
+}
+
+impl Stream {
+    /// Ends it. Says how the connection ended: as it did, or because of TLS.
+    pub fn end(mut self, end: End) -> End {
+        match self.carrier.take().map(Carrier::end) {
+            Some(Err(what)) => End::Tls(what),
+            _ => end,
+        }
+    }
 }
 
 /// An option refused: kind of answer and text.
 type Refusal = (u32, String);
 
 struct Handshake<'a> {
-    socket: &'a Socket,
+    stream: Stream,
+    /// The client has to begin it before anything else.
+    tls: Option<&'a Tls>,
     number: u64,
     exports: &'a dyn Exports,
     deadline: Instant,
@@ -66,13 +86,15 @@ struct Handshake<'a> {
 
 /// Runs the handshake.
 pub(crate) fn run(
-    socket: &Socket,
+    socket: &Arc<Socket>,
+    tls: Option<&Tls>,
     number: u64,
     exports: &dyn Exports,
     limits: &Limits,
 ) -> Result<Outcome, End> {
     let mut handshake = Handshake {
-        socket,
+        stream: Stream { socket: Arc::clone(socket), carrier: None },
+        tls,
         number,
         exports,
         deadline: Instant::now() + limits.handshake,
@@ -82,14 +104,29 @@ pub(crate) fn run(
         contexts: None,
         found: None,
     };
-    let outcome = handshake.run()?;
-    socket.set_read_timeout(None)?;
-    socket.set_write_timeout(None)?;
-    Ok(outcome)
+    let agreed = handshake.run();
+    let Handshake { stream, .. } = handshake;
+    match agreed {
+        Ok(Some(negotiated)) => {
+            stream.socket.set_read_timeout(None)?;
+            stream.socket.set_write_timeout(None)?;
+            Ok(Outcome::Transmission(negotiated, stream))
+        }
+        Ok(None) => Ok(Outcome::Abort),
+        Err(end) => Err(stream.end(end)),
+    }
 }
 
-impl Handshake<'_> {
-    fn run(&mut self) -> Result<Outcome, End> {
+/// What an option came to.
+enum Done {
+    Answered,
+    Chosen(Negotiated),
+    Abort,
+}
+
+impl<'a> Handshake<'a> {
+    /// What was agreed on, unless the client has left.
+    fn run(&mut self) -> Result<Option<Negotiated>, End> {
         let flags = handshake_flags::FIXED_NEWSTYLE | handshake_flags::NO_ZEROES;
         let hello =
             Hello { magic: HELLO_MAGIC.into(), option_magic: OPTION_MAGIC.into(), flags: flags.into() };
@@ -111,15 +148,17 @@ impl Handshake<'_> {
             if bytes > MAXIMUM_OPTIONS_BYTES {
                 return Err(End::Protocol(format!("options of more than {MAXIMUM_OPTIONS_BYTES} bytes")));
             }
-            if let Some(outcome) = self.option(header.option.get(), length)? {
-                return Ok(outcome);
+            match self.option(header.option.get(), length)? {
+                Done::Answered => {}
+                Done::Chosen(negotiated) => return Ok(Some(negotiated)),
+                Done::Abort => return Ok(None),
             }
         }
         Err(End::Protocol(format!("more than {MAXIMUM_OPTIONS} options")))
     }
 
     /// Answers one option.
-    fn option(&mut self, option: u32, length: usize) -> Result<Option<Outcome>, End> {
+    fn option(&mut self, option: u32, length: usize) -> Result<Done, End> {
         if !self.fixed && option != option::EXPORT_NAME {
             return Err(End::Protocol(format!("option {option} without the fixed newstyle handshake")));
         }
@@ -130,21 +169,33 @@ impl Handshake<'_> {
             }
             let text = format!("option of {length} bytes; at most {MAXIMUM_OPTION_BYTES} are taken");
             self.answer(option, option_reply::ERROR_TOO_BIG, text.as_bytes())?;
-            return Ok(None);
+            return Ok(Done::Answered);
         }
         let mut data = vec![0; length];
         self.fill(&mut data)?;
+        if self.needs_tls() && !matches!(option, option::STARTTLS | option::ABORT) {
+            let text = "this server wants TLS first: use nbds:// with tls-certificates";
+            if option == option::EXPORT_NAME {
+                return Err(End::Protocol("an export was asked for without TLS".into()));
+            }
+            self.answer(option, option_reply::ERROR_TLS_REQUIRED, text.as_bytes())?;
+            return Ok(Done::Answered);
+        }
         let done = match option {
-            option::EXPORT_NAME => return self.export_name(&data).map(Some),
+            option::EXPORT_NAME => return self.export_name(&data).map(Done::Chosen),
             option::ABORT => {
                 // The client needn't wait for it.
                 let _ = self.answer(option, option_reply::ACK, &[]);
-                return Ok(Some(Outcome::Abort));
+                return Ok(Done::Abort);
             }
+            option::STARTTLS if self.tls.is_some() => match self.may_start_tls(&data) {
+                Ok(tls) => return self.start_tls(tls).map(|()| Done::Answered),
+                Err(refusal) => Err(refusal),
+            },
             option::GO | option::INFO => match self.info(option, &data)? {
                 Ok(negotiated) if option == option::GO => {
                     self.answer(option, option_reply::ACK, &[])?;
-                    return Ok(Some(Outcome::Transmission(negotiated)));
+                    return Ok(Done::Chosen(negotiated));
                 }
                 other => other.map(|_| ()),
             },
@@ -157,10 +208,33 @@ impl Handshake<'_> {
             Ok(()) => self.answer(option, option_reply::ACK, &[])?,
             Err((kind, text)) => self.answer(option, kind, limited(&text).as_bytes())?,
         }
-        Ok(None)
+        Ok(Done::Answered)
     }
 
-    fn export_name(&mut self, data: &[u8]) -> Result<Outcome, End> {
+    fn needs_tls(&self) -> bool {
+        self.tls.is_some() && self.stream.carrier.is_none()
+    }
+
+    fn may_start_tls(&self, data: &[u8]) -> Result<&'a Tls, Refusal> {
+        no_data(data)?;
+        match self.tls {
+            Some(_) if self.stream.carrier.is_some() => Err(invalid("TLS has begun")),
+            Some(tls) => Ok(tls),
+            None => Err((option_reply::ERROR_UNSUPPORTED, "there is no TLS here".into())),
+        }
+    }
+
+    /// The client goes on under TLS, as if it had said nothing before. What it sent without waiting for the answer is no
+    /// beginning of TLS, and ends the connection.
+    fn start_tls(&mut self, tls: &Tls) -> Result<(), End> {
+        self.answer(option::STARTTLS, option_reply::ACK, &[])?;
+        let (socket, carrier) = tls.begin(Arc::clone(&self.stream.socket))?;
+        self.stream = Stream { socket, carrier: Some(carrier) };
+        (self.structured, self.contexts, self.found) = (false, None, None);
+        Ok(())
+    }
+
+    fn export_name(&mut self, data: &[u8]) -> Result<Negotiated, End> {
         let refused = |(_, text)| End::Protocol(text);
         let negotiated = text(data).and_then(|name| self.negotiate(name)).map_err(refused)?;
         let reply = ExportNameReply { bytes: negotiated.bytes.into(), flags: negotiated.flags.into() };
@@ -169,7 +243,7 @@ impl Handshake<'_> {
             bytes.resize(bytes.len() + EXPORT_NAME_ZEROES, 0);
         }
         self.send(&bytes)?;
-        Ok(Outcome::Transmission(negotiated))
+        Ok(negotiated)
     }
 
     /// INFO and GO: a name, and kinds of information that the client would like.
@@ -356,8 +430,8 @@ impl Handshake<'_> {
 
     fn fill(&self, mut buffer: &mut [u8]) -> Result<(), End> {
         while !buffer.is_empty() {
-            self.socket.set_read_timeout(Some(self.left()?))?;
-            let mut socket = self.socket;
+            self.stream.socket.set_read_timeout(Some(self.left()?))?;
+            let mut socket = &*self.stream.socket;
             match socket.read(buffer) {
                 Ok(0) => return Err(End::Closed),
                 Ok(bytes) => buffer = &mut buffer[bytes..],
@@ -369,8 +443,8 @@ impl Handshake<'_> {
 
     fn send(&self, mut data: &[u8]) -> Result<(), End> {
         while !data.is_empty() {
-            self.socket.set_write_timeout(Some(self.left()?))?;
-            match self.socket.send_with_flags(data, libc::MSG_NOSIGNAL) {
+            self.stream.socket.set_write_timeout(Some(self.left()?))?;
+            match self.stream.socket.send_with_flags(data, libc::MSG_NOSIGNAL) {
                 Ok(bytes) => data = &data[bytes..],
                 Err(error) => pass_interrupted(error)?,
             }

@@ -1,10 +1,10 @@
 //! What a client sends, received in large pieces.
 
-use crate::limits::INPUT_BYTES;
+use crate::limits::{AHEAD_BYTES, INPUT_BYTES, LARGE_BYTES};
 use crate::End;
 use layout::nbd::RequestHeader;
 use socket2::Socket;
-use std::io::{self, Read};
+use std::io::{self, IoSliceMut, Read};
 use zerocopy::FromBytes;
 
 pub(crate) struct Input<'a> {
@@ -13,11 +13,13 @@ pub(crate) struct Input<'a> {
     /// Received and not yet taken: `memory[begin..end]`.
     begin: usize,
     end: usize,
+    /// The last data were received to elsewhere: see [`AHEAD_BYTES`].
+    large: bool,
 }
 
 impl<'a> Input<'a> {
     pub fn new(socket: &'a Socket) -> Self {
-        Self { socket, memory: vec![0; INPUT_BYTES].into(), begin: 0, end: 0 }
+        Self { socket, memory: vec![0; INPUT_BYTES].into(), begin: 0, end: 0, large: false }
     }
 
     /// The next request's header, if it has been received whole.
@@ -36,6 +38,7 @@ impl<'a> Input<'a> {
     pub fn take(&mut self, bytes: usize) -> &[u8] {
         assert!(self.has(bytes), "{bytes} of {}", self.end - self.begin);
         self.begin += bytes;
+        self.large = false;
         &self.memory[self.begin - bytes..self.begin]
     }
 
@@ -47,7 +50,8 @@ impl<'a> Input<'a> {
             self.begin = 0;
         }
         assert!(self.end < self.memory.len(), "whoever waits for more has taken what was whole");
-        self.end += receive(self.socket, &mut self.memory[self.end..])?;
+        let most = if self.large { self.memory.len().min(self.end + AHEAD_BYTES) } else { self.memory.len() };
+        self.end += receive(self.socket, &mut self.memory[self.end..most])?;
         Ok(())
     }
 
@@ -55,9 +59,17 @@ impl<'a> Input<'a> {
     pub fn fill(&mut self, buffer: &mut [u8]) -> Result<(), End> {
         let here = buffer.len().min(self.end - self.begin);
         buffer[..here].copy_from_slice(self.take(here));
+        self.large = buffer.len() >= LARGE_BYTES;
         let mut filled = here;
         while filled < buffer.len() {
-            filled += receive(self.socket, &mut buffer[filled..])?;
+            // All that had been received is in the buffer.
+            (self.begin, self.end) = (0, 0);
+            let (rest, ahead) = (&mut buffer[filled..], &mut self.memory[..AHEAD_BYTES]);
+            let wanted = rest.len();
+            let received =
+                receive_vectored(self.socket, &mut [IoSliceMut::new(rest), IoSliceMut::new(ahead)])?;
+            filled += received.min(wanted);
+            self.end = received.saturating_sub(wanted);
         }
         Ok(())
     }
@@ -78,9 +90,13 @@ impl<'a> Input<'a> {
 }
 
 /// At least one byte.
-fn receive(mut socket: &Socket, buffer: &mut [u8]) -> Result<usize, End> {
+fn receive(socket: &Socket, buffer: &mut [u8]) -> Result<usize, End> {
+    receive_vectored(socket, &mut [IoSliceMut::new(buffer)])
+}
+
+fn receive_vectored(mut socket: &Socket, buffers: &mut [IoSliceMut<'_>]) -> Result<usize, End> {
     loop {
-        match socket.read(buffer) {
+        match socket.read_vectored(buffers) {
             Ok(0) => return Err(End::Closed),
             Ok(bytes) => return Ok(bytes),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

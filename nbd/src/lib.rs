@@ -24,7 +24,7 @@
 //! let listener = nbd::Listener::unix("/run/blank.socket".as_ref())?;
 //! let shutdown = nbd::Shutdown::new()?;
 //! let exports: Vec<Arc<dyn nbd::Export>> = vec![Arc::new(Blank)];
-//! nbd::serve(&listener, &exports, &shutdown)?; // until someone calls `shutdown.request()`
+//! nbd::serve(&[listener], &exports, &shutdown)?; // until someone calls `shutdown.request()`
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
@@ -39,6 +39,7 @@ mod outbox;
 mod reply;
 mod request;
 mod server;
+mod tls;
 mod transmission;
 mod workers;
 
@@ -50,3 +51,4 @@ pub use limits::{
 };
 pub use listener::{ListenError, Listener};
 pub use server::{serve, serve_within, Served, Shutdown};
+pub use tls::{Tls, TlsError};

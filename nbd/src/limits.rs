@@ -28,6 +28,10 @@ pub(crate) const KEPT_BUFFER_BYTES: usize = 1 << 20;
 pub(crate) const KEPT_BUFFERS: usize = 16;
 /// Bytes received at once: many small requests, or sixteen writes of 4 KiB and more.
 pub(crate) const INPUT_BYTES: usize = 128 << 10;
+/// The data of a write of so many bytes, or more, are received to where they stay, and aren't copied from the input.
+pub(crate) const LARGE_BYTES: usize = 32 << 10;
+/// While such come, so much of what follows is received with them: the next header, and little of its data.
+pub(crate) const AHEAD_BYTES: usize = 4 << 10;
 /// Replies made by the receiving thread are sent when they are this many bytes, at the latest.
 pub(crate) const BATCH_BYTES: usize = 64 << 10;
 /// A request up to this length may be run by the receiving thread itself.

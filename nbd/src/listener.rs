@@ -1,9 +1,12 @@
-//! The Unix socket that clients connect to: its file appears, belongs to the user alone, and goes away again.
+//! Where clients connect: a Unix socket, whose file appears, belongs to the user alone, and goes away again; or a TCP port,
+//! this machine's own or with TLS.
 
+use crate::tls::Tls;
 use rustix::fs::{flock, FlockOperation};
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -29,6 +32,23 @@ pub enum ListenError {
         /// What is there.
         path: PathBuf,
     },
+    /// Others could read and write what is served.
+    #[error("{address}: other machines reach this address, and everything would go unencrypted; give certificates for TLS, or listen on 127.0.0.1 or [::1]")]
+    NeedsTls {
+        /// Where.
+        address: SocketAddr,
+    },
+    /// The system refused.
+    #[error("{address}: cannot {action}: {source}")]
+    Port {
+        /// Where.
+        address: SocketAddr,
+        /// What was tried.
+        action: &'static str,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
     /// The system refused.
     #[error("{}: cannot {action}: {source}", path.display())]
     System {
@@ -42,13 +62,24 @@ pub enum ListenError {
     },
 }
 
-/// A listening Unix socket. Its file is removed when this is dropped.
+/// A listening socket. A Unix socket's file is removed when this is dropped.
 #[derive(Debug)]
 pub struct Listener {
     socket: Socket,
-    path: PathBuf,
-    /// Device and inode of the file: another server's isn't removed.
-    identity: (u64, u64),
+    place: Place,
+}
+
+#[derive(Debug)]
+enum Place {
+    Unix {
+        path: PathBuf,
+        /// Device and inode of the file: another server's isn't removed.
+        identity: (u64, u64),
+    },
+    Tcp {
+        address: SocketAddr,
+        tls: Option<Tls>,
+    },
 }
 
 impl Listener {
@@ -71,7 +102,7 @@ impl Listener {
             Ok((metadata.dev(), metadata.ino()))
         };
         match prepare() {
-            Ok(identity) => Ok(Self { socket, path: path.to_owned(), identity }),
+            Ok(identity) => Ok(Self { socket, place: Place::Unix { path: path.to_owned(), identity } }),
             Err(source) => {
                 let _ = fs::remove_file(path);
                 Err(failed("listen")(source))
@@ -79,9 +110,65 @@ impl Listener {
         }
     }
 
-    /// The socket's file.
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// Listens at a TCP address; port 0: one that is free. With `tls` every client has to begin it. Without, only addresses
+    /// of this machine alone are taken.
+    pub fn tcp(address: SocketAddr, tls: Option<Tls>) -> Result<Self, ListenError> {
+        if tls.is_none() && !address.ip().is_loopback() {
+            return Err(ListenError::NeedsTls { address });
+        }
+        let failed = |action| move |source| ListenError::Port { address, action, source };
+        let domain = Domain::for_address(address);
+        let socket = Socket::new(domain, Type::STREAM, None).map_err(failed("make a socket"))?;
+        // Connections of a server before this one may still be ending.
+        socket.set_reuse_address(true).map_err(failed("make a socket"))?;
+        socket.set_nonblocking(true).map_err(failed("make a socket"))?;
+        socket.bind(&address.into()).map_err(failed("bind"))?;
+        socket.listen(BACKLOG).map_err(failed("listen"))?;
+        let bound = socket.local_addr().map_err(failed("ask for the port"))?.as_socket();
+        Ok(Self { socket, place: Place::Tcp { address: bound.unwrap_or(address), tls } })
+    }
+
+    /// The TCP address, with its port.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match self.place {
+            Place::Tcp { address, .. } => Some(address),
+            Place::Unix { .. } => None,
+        }
+    }
+
+    /// The Unix socket's file.
+    pub fn path(&self) -> Option<&Path> {
+        match &self.place {
+            Place::Unix { path, .. } => Some(path),
+            Place::Tcp { .. } => None,
+        }
+    }
+
+    /// How a client names an export here.
+    pub fn uri(&self, export: &str) -> String {
+        match &self.place {
+            Place::Unix { path, .. } => format!("nbd+unix:///{export}?socket={}", path.display()),
+            Place::Tcp { address, tls: None } => format!("nbd://{address}/{export}"),
+            Place::Tcp { address, tls: Some(_) } => format!("nbds://{address}/{export}"),
+        }
+    }
+
+    pub(crate) fn tls(&self) -> Option<&Tls> {
+        match &self.place {
+            Place::Tcp { tls, .. } => tls.as_ref(),
+            Place::Unix { .. } => None,
+        }
+    }
+
+    pub(crate) fn accept(&self) -> io::Result<Socket> {
+        let (socket, _) = self.socket.accept()?;
+        if matches!(self.place, Place::Tcp { .. }) {
+            // Replies are sent together where that is possible; none waits for more.
+            socket.set_tcp_nodelay(true)?;
+            // A client whose machine is gone would keep its connection for ever.
+            socket.set_keepalive(true)?;
+        }
+        Ok(socket)
     }
 
     pub(crate) fn socket(&self) -> &Socket {
@@ -97,10 +184,11 @@ impl AsFd for Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        let ours = fs::symlink_metadata(&self.path)
-            .is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == self.identity);
+        let Place::Unix { path, identity } = &self.place else { return };
+        let ours =
+            fs::symlink_metadata(path).is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == *identity);
         if ours {
-            let _ = fs::remove_file(&self.path);
+            let _ = fs::remove_file(path);
         }
     }
 }

@@ -50,6 +50,8 @@ struct State {
     charged: Charge,
     waiting: Vec<(Replies, Charge)>,
     sending: bool,
+    /// Threads that wait for room: without any, telling them is a call of the system for nothing, with each reply.
+    wait_for_room: usize,
     /// The client is gone: replies are thrown away.
     broken: bool,
     /// Buffers to be used again.
@@ -87,7 +89,9 @@ impl<'a> Outbox<'a> {
     pub fn charge(&self, charge: Charge) -> bool {
         let mut state = self.state();
         while !state.broken && !self.fits(&state, charge) {
+            state.wait_for_room += 1;
             state = self.room.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.wait_for_room -= 1;
         }
         state.charged.add(charge);
         !state.broken
@@ -129,7 +133,9 @@ impl<'a> Outbox<'a> {
                     state.kept.push(replies);
                 }
             }
-            self.room.notify_all();
+            if state.wait_for_room > 0 {
+                self.room.notify_all();
+            }
         }
         state.sending = false;
     }

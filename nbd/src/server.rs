@@ -47,17 +47,17 @@ pub struct Served {
     pub refused: u64,
 }
 
-/// Serves clients until `shutdown` is requested, within the default [`Limits`].
+/// Serves clients of all `listeners` until `shutdown` is requested, within the default [`Limits`].
 ///
 /// Blocks. Returns when the last connection has ended, at most five seconds after the last call of an export
 /// has returned.
-pub fn serve(listener: &Listener, exports: &dyn Exports, shutdown: &Shutdown) -> io::Result<Served> {
-    serve_within(listener, exports, shutdown, &Limits::default())
+pub fn serve(listeners: &[Listener], exports: &dyn Exports, shutdown: &Shutdown) -> io::Result<Served> {
+    serve_within(listeners, exports, shutdown, &Limits::default())
 }
 
 /// [`serve`] within other limits.
 pub fn serve_within(
-    listener: &Listener,
+    listeners: &[Listener],
     exports: &dyn Exports,
     shutdown: &Shutdown,
     limits: &Limits,
@@ -66,8 +66,8 @@ pub fn serve_within(
     thread::scope(|scope| {
         let mut served = Served::default();
         let end = loop {
-            let socket = match next_client(listener, shutdown) {
-                Ok(Some(socket)) => socket,
+            let (socket, tls) = match next_client(listeners, shutdown) {
+                Ok(Some((socket, listener))) => (socket, listener.tls()),
                 Ok(None) => break Ok(()),
                 Err(error) if retryable(&error) => {
                     exports.report(Event::AcceptFailed { error: &error });
@@ -85,7 +85,7 @@ pub fn serve_within(
             served.connections = number;
             let thread = thread::Builder::new().name(format!("nbd {number}"));
             let started = thread.spawn_scoped(scope, move || {
-                let end = connection::run(&entry.socket, number, exports, limits);
+                let end = connection::run(&entry.socket, tls, number, exports, limits);
                 exports.report(Event::Ended { connection: number, end: &end });
             });
             if let Err(error) = started {
@@ -97,28 +97,36 @@ pub fn serve_within(
     })
 }
 
-/// The next client, or none when shutdown was requested.
-fn next_client(listener: &Listener, shutdown: &Shutdown) -> io::Result<Option<Socket>> {
+/// The next client and where it came in, or none when shutdown was requested.
+fn next_client<'a>(
+    listeners: &'a [Listener],
+    shutdown: &Shutdown,
+) -> io::Result<Option<(Socket, &'a Listener)>> {
     loop {
-        let mut ready =
-            [PollFd::new(listener.socket(), PollFlags::IN), PollFd::new(&shutdown.wake.1, PollFlags::IN)];
+        let mut ready = vec![PollFd::new(&shutdown.wake.1, PollFlags::IN)];
+        ready.extend(listeners.iter().map(|listener| PollFd::new(listener.socket(), PollFlags::IN)));
         match poll(&mut ready, None) {
             Ok(_) => {}
             Err(rustix::io::Errno::INTR) => continue,
             Err(error) => return Err(error.into()),
         }
-        if !ready[1].revents().is_empty() {
+        if !ready[0].revents().is_empty() {
             return Ok(None);
         }
-        match listener.socket().accept() {
-            Ok((socket, _)) => return Ok(Some(socket)),
-            // The client has gone again.
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted
-                ) => {}
-            Err(error) => return Err(error),
+        let waiting = ready[1..].iter().zip(listeners).filter(|(ready, _)| !ready.revents().is_empty());
+        for (_, listener) in waiting {
+            match listener.accept() {
+                Ok(socket) => return Ok(Some((socket, listener))),
+                // The client has gone again.
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::WouldBlock
+                            | io::ErrorKind::ConnectionAborted
+                            | io::ErrorKind::Interrupted
+                    ) => {}
+                Err(error) => return Err(error),
+            }
         }
     }
 }

@@ -5,10 +5,12 @@
 //! long, the next go to the workers, so that the export sees many at once, and their replies go out as they are
 //! done. Reads and writes are told apart: writes that wait for a disk don't slow reads that don't.
 
-use crate::execute::execute;
+use crate::execute::{execute, Payload};
 use crate::handshake::Negotiated;
 use crate::input::Input;
-use crate::limits::{Limits, BATCH_BYTES, INLINE_BYTES, MAXIMUM_DESCRIPTORS, REQUESTS_AFTER_SLOW};
+use crate::limits::{
+    Limits, BATCH_BYTES, INLINE_BYTES, LARGE_BYTES, MAXIMUM_DESCRIPTORS, REQUESTS_AFTER_SLOW,
+};
 use crate::outbox::{Charge, Outbox};
 use crate::reply::Replies;
 use crate::request::{understand, Command, Failure};
@@ -25,7 +27,7 @@ use zerocopy::byteorder::big_endian::U64;
 struct Job {
     cookie: U64,
     command: Result<Command, Failure>,
-    payload: Vec<u8>,
+    payload: Payload<'static>,
     charge: Charge,
 }
 
@@ -119,7 +121,7 @@ impl Transmission<'_> {
         let mut replies = self.outbox.buffer();
         let pace = job.command.as_ref().ok().and_then(|command| self.pace(command));
         let begin = Instant::now();
-        execute(self.agreed, job.cookie, job.command, &job.payload, &mut replies);
+        execute(self.agreed, job.cookie, job.command, job.payload, &mut replies);
         if let Some(pace) = pace {
             pace.took(begin, self.patience);
         }
@@ -164,7 +166,7 @@ impl<'a> Receiver<'a> {
             self.send_batch();
             self.input.skip(header.length.get() as usize)?;
         }
-        execute(self.transmission.agreed, header.cookie, Err(failure), &[], &mut self.batch);
+        execute(self.transmission.agreed, header.cookie, Err(failure), Payload::NONE, &mut self.batch);
         self.batch_charge.add(charge);
         Ok(())
     }
@@ -181,7 +183,7 @@ impl<'a> Receiver<'a> {
         let length = if matches!(command, Command::Write { .. }) { header.length.get() as usize } else { 0 };
         if matches!(command, Command::Flush) && self.is_alone() && !transmission.agreed.export.flush_waits() {
             self.send_batch();
-            execute(transmission.agreed, header.cookie, Ok(command), &[], &mut self.batch);
+            execute(transmission.agreed, header.cookie, Ok(command), Payload::NONE, &mut self.batch);
             self.batch_charge.add(charge);
             return Ok(());
         }
@@ -191,12 +193,17 @@ impl<'a> Receiver<'a> {
             _ => false,
         };
         if let Some(pace) = pace.filter(|pace| pace.is_quick() && !waits) {
-            while !self.input.has(length) {
+            let large = length >= LARGE_BYTES;
+            let owned = if large { Some(self.receive_owned(length)?) } else { None };
+            while !large && !self.input.has(length) {
                 self.send_batch();
                 self.input.receive()?;
             }
             let begin = Instant::now();
-            let payload = self.input.take(length);
+            let payload = match owned {
+                Some(data) => Payload::Owned(data),
+                None => Payload::Received(self.input.take(length)),
+            };
             execute(transmission.agreed, header.cookie, Ok(command), payload, &mut self.batch);
             pace.took(begin, transmission.patience);
             self.batch_charge.add(charge);
@@ -208,14 +215,25 @@ impl<'a> Receiver<'a> {
         if let Some(pace) = pace {
             pace.one_to_workers();
         }
-        if !self.input.has(length) {
-            self.send_batch();
-        }
-        let mut payload = vec![0; length];
-        self.input.fill(&mut payload)?;
+        let payload = match length {
+            0 => Payload::NONE,
+            length => Payload::Owned(self.receive_owned(length)?),
+        };
         let job = Job { cookie: header.cookie, command: Ok(command), payload, charge };
         transmission.workers.run(scope, job, |job| transmission.work(job));
         Ok(())
+    }
+
+    /// A write's data, in memory of the export's.
+    fn receive_owned(&mut self, length: usize) -> Result<Vec<u8>, End> {
+        if !self.input.has(length) {
+            // Nobody may wait for a reply while this waits for data.
+            self.send_batch();
+        }
+        let mut data = self.transmission.agreed.export.buffer(length);
+        assert_eq!(data.len(), length, "an export gives as much memory as it was asked for");
+        self.input.fill(&mut data)?;
+        Ok(data)
     }
 
     /// Nothing else of this client is under way, and nothing more has come.

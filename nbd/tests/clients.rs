@@ -1,5 +1,6 @@
 //! The clients that people have. `make nbd-clients` installs them and runs this; without them these tests fail.
 
+mod certificates;
 mod memory;
 
 use memory::{Memory, Server, CHANGED};
@@ -166,4 +167,37 @@ fn fio_finds_what_it_wrote() {
         );
         assert!(said.contains("err= 0"), "{said}");
     }
+}
+
+#[test]
+#[ignore = "needs libnbd-bin: make nbd-clients"]
+fn libnbd_goes_through_tls() {
+    let folder = tempfile::tempdir().unwrap();
+    certificates::Authority::new("authority").fill(folder.path());
+    let tls = nbd::Tls::from_folder(folder.path(), true).unwrap();
+    let listener = nbd::Listener::tcp("127.0.0.1:0".parse().unwrap(), Some(tls)).unwrap();
+    let port = listener.address().unwrap().port();
+    let disk = Arc::new(Memory::new("disk", content()));
+    let server = Server::start_beside(&[&disk], nbd::Limits::default(), Some(listener));
+    let uri = format!("nbds://localhost:{port}/disk?tls-certificates={}", folder.path().display());
+    let info: serde_json::Value = serde_json::from_str(&run("nbdinfo", &["--json", &uri])).unwrap();
+    assert_eq!(info["TLS"], true, "{info}");
+    assert_eq!(info["exports"][0]["export-size"], BYTES);
+    let copy = folder.path().join("copy");
+    run("nbdcopy", &[&uri, text(&copy)]);
+    assert!(std::fs::read(&copy).unwrap() == content());
+    let other: Vec<u8> = content().iter().map(|byte| byte ^ 0x5A).collect();
+    std::fs::write(&copy, &other).unwrap();
+    run("nbdcopy", &[text(&copy), &uri]);
+    assert!(*disk.data.read().unwrap() == other);
+    // In clear, and without a certificate: nothing.
+    let plain = format!("nbd://localhost:{port}/disk");
+    let stranger = tempfile::tempdir().unwrap();
+    std::fs::copy(folder.path().join("ca-cert.pem"), stranger.path().join("ca-cert.pem")).unwrap();
+    let unknown = format!("nbds://localhost:{port}/disk?tls-certificates={}", stranger.path().display());
+    for uri in [plain, unknown] {
+        let output = Command::new("nbdinfo").args(["--size", &uri]).output().unwrap();
+        assert!(!output.status.success(), "{uri}: {output:?}");
+    }
+    drop(server);
 }

@@ -27,11 +27,40 @@ pub(crate) struct Turn {
     commits: u64,
 }
 
+/// Of him who makes entries durable for others; when it is dropped, the next one may.
+struct Lead<'a>(&'a SoftwarePorts);
+
+impl Drop for Lead<'_> {
+    fn drop(&mut self) {
+        *self.0.leading.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        self.0.led.notify_all();
+    }
+}
+
 impl SoftwarePorts {
     /// Hands everything over up to the entry with this number, and what is ready behind it. With `sync` it is durable on
     /// return.
     pub(crate) fn commit(&self, number: u64, sync: bool) -> io::Result<()> {
         self.commit_unless(number, sync, || sync && self.durable.load(Ordering::Acquire) >= number)
+    }
+
+    /// Makes the entry with this number durable, together with all that others wait for: one of them does it for everybody
+    /// who came while the one before was at it, and they all go on at once.
+    pub(crate) fn commit_with_others(&self, number: u64) -> io::Result<()> {
+        let is_durable = || self.durable.load(Ordering::Acquire) >= number;
+        let mut leading = self.leading.lock().unwrap_or_else(PoisonError::into_inner);
+        while *leading && !is_durable() {
+            leading = self.led.wait(leading).unwrap_or_else(PoisonError::into_inner);
+        }
+        if is_durable() {
+            return Ok(());
+        }
+        *leading = true;
+        drop(leading);
+        let _lead = Lead(self);
+        // None of them is answered before it is durable, so nothing is gained by waiting for statuses.
+        let last = self.lock().block.last_number();
+        self.commit(last, true)
     }
 
     /// Hands over everything that there is, completions behind the last entry too, and makes it durable.

@@ -6,7 +6,7 @@ use nbd::{BlockSizes, Event, Export, Exports, Extent};
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// First port of software ports; those of cards come before.
 pub const FIRST_PORT: u8 = 128;
@@ -34,6 +34,16 @@ pub struct Devices {
     clients: Arc<Vec<AtomicUsize>>,
     /// Makes sources of different sessions differ: in the upper half of their numbers.
     session: u64,
+    said: Mutex<Said>,
+}
+
+/// What bad clients do is said this often at most, or they would fill the log.
+const SAY_EVERY: Duration = Duration::from_secs(1);
+
+#[derive(Default)]
+struct Said {
+    last: Option<Instant>,
+    unsaid: u64,
 }
 
 impl Devices {
@@ -41,7 +51,21 @@ impl Devices {
     pub fn new(ports: Arc<SoftwarePorts>, door: Arc<dyn Doorkeeper>, session: u64) -> Self {
         let free = Arc::new(Mutex::new(vec![true; usize::from(PORTS)]));
         let clients = Arc::new(ports.volumes().iter().map(|_| AtomicUsize::new(0)).collect());
-        Self { ports, door, free, clients, session }
+        Self { ports, door, free, clients, session, said: Mutex::default() }
+    }
+
+    /// A line for the log, unless there has just been one; then it is counted.
+    fn say_seldom(&self, line: &str) {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.last.is_some_and(|last| last.elapsed() < SAY_EVERY) {
+            said.unsaid += 1;
+            return;
+        }
+        said.last = Some(Instant::now());
+        match std::mem::take(&mut said.unsaid) {
+            0 => self.door.say(line),
+            unsaid => self.door.say(&format!("{line} (and {unsaid} more of the kind, not said)")),
+        }
     }
 
     /// Clients that are connected to a volume.
@@ -87,12 +111,15 @@ impl Exports for Devices {
     fn report(&self, event: Event<'_>) {
         match event {
             Event::Refused { connections } => {
-                self.door.say(&format!(
+                self.say_seldom(&format!(
                     "a client was turned away: {connections} are connected, as many as may be"
                 ));
             }
-            Event::Ended { connection, end: end @ (nbd::End::Protocol(_) | nbd::End::Panicked) } => {
+            Event::Ended { connection, end: end @ nbd::End::Panicked } => {
                 self.door.say(&format!("client {connection}: {end}"));
+            }
+            Event::Ended { connection, end: end @ (nbd::End::Protocol(_) | nbd::End::Tls(_)) } => {
+                self.say_seldom(&format!("client {connection}: {end}"));
             }
             Event::AcceptFailed { error } => self.door.say(&format!("no client can be taken in: {error}")),
             _ => {}
@@ -200,6 +227,14 @@ impl Export for Client {
 
     fn write(&self, data: &[u8], offset: u64) -> io::Result<()> {
         self.ports.write(self.volume, self.port()?, data, offset)
+    }
+
+    fn buffer(&self, bytes: usize) -> Vec<u8> {
+        self.ports.buffer(bytes)
+    }
+
+    fn write_owned(&self, data: Vec<u8>, offset: u64) -> io::Result<()> {
+        self.ports.write_owned(self.volume, self.port()?, data, offset)
     }
 
     fn zero(&self, offset: u64, bytes: u64, punch: bool, fast: bool) -> io::Result<()> {

@@ -76,8 +76,8 @@ pub struct Settings {
 pub(crate) const BATCH_BYTES: usize = 1 << 20;
 /// Sectors of a zero entry, at most: its field has 16 bits, and this is whole pages.
 const ZERO_SECTORS: u64 = 65_528;
-/// Buffers that are kept for the next payloads, in bytes.
-const KEPT_BYTES: usize = 4 << 20;
+/// Buffers that are kept for the next payloads, in bytes: what a full partial journal gives back.
+const KEPT_BYTES: usize = 8 << 20;
 
 impl Settings {
     /// What is meant where nobody says otherwise.
@@ -129,6 +129,10 @@ pub struct SoftwarePorts {
     /// Something is to be drained.
     pub(crate) to_drain: Condvar,
     pub(crate) turn: Mutex<Turn>,
+    /// Somebody makes entries durable, others' too.
+    pub(crate) leading: Mutex<bool>,
+    /// He has ended.
+    pub(crate) led: Condvar,
     /// Every entry up to this number is durable in the journal.
     pub(crate) durable: AtomicU64,
     /// Why nothing is written any more.
@@ -144,7 +148,8 @@ pub struct SoftwarePorts {
 
 #[derive(Default)]
 struct Kept {
-    buffers: Vec<Vec<u8>>,
+    /// Nobody else has them.
+    buffers: Vec<Arc<Vec<u8>>>,
     bytes: usize,
 }
 
@@ -163,6 +168,24 @@ impl State {
     /// The watermarks of all ports.
     pub fn delivered(&self, timestamp: u64) -> Vec<Delivered> {
         self.ports.iter().map(|port| Delivered { port: *port, timestamp }).collect()
+    }
+}
+
+/// What is written.
+enum Data<'a> {
+    Zeroes,
+    Bytes(&'a [u8]),
+    /// May become the entry's payload.
+    Owned(Arc<Vec<u8>>),
+}
+
+impl Data<'_> {
+    fn bytes(&self) -> Option<&[u8]> {
+        match self {
+            Data::Zeroes => None,
+            Data::Bytes(bytes) => Some(bytes),
+            Data::Owned(bytes) => Some(bytes),
+        }
     }
 }
 
@@ -198,6 +221,8 @@ impl SoftwarePorts {
             changed: Condvar::new(),
             to_drain: Condvar::new(),
             turn: Mutex::default(),
+            leading: Mutex::new(false),
+            led: Condvar::new(),
             durable: AtomicU64::new(floor.1),
             failed: OnceLock::new(),
             slow: AtomicBool::new(false),
@@ -295,9 +320,25 @@ impl SoftwarePorts {
             at = range.end;
             let primary = &self.volumes[volume].primary;
             let apply = || primary.write_at(piece, range.start);
-            self.one(volume, port, range.clone(), Some(piece), &apply)?;
+            self.one(volume, port, range.clone(), Data::Bytes(piece), &apply)?;
         }
         Ok(())
+    }
+
+    /// The same of a buffer that becomes the entry's payload where it can, without a copy. From [`SoftwarePorts::buffer`].
+    pub fn write_owned(&self, volume: usize, port: u8, data: Vec<u8>, offset: u64) -> io::Result<()> {
+        let data = Arc::new(data);
+        let written = match self.settings.images == Images::After && data.len() <= self.settings.largest() {
+            true => {
+                let primary = &self.volumes[volume].primary;
+                let range = offset..offset + data.len() as u64;
+                let apply = || primary.write_at(&data, offset);
+                self.one(volume, port, range, Data::Owned(Arc::clone(&data)), &apply)
+            }
+            false => self.write(volume, port, &data, offset),
+        };
+        self.keep([data].into_iter());
+        written
     }
 
     /// Makes bytes zeroes.
@@ -308,7 +349,7 @@ impl SoftwarePorts {
             at = range.end;
             let primary = &self.volumes[volume].primary;
             let apply = || primary.zero_at(range.start, range.end - range.start, punch);
-            self.one(volume, port, range.clone(), None, &apply)?;
+            self.one(volume, port, range.clone(), Data::Zeroes, &apply)?;
         }
         Ok(())
     }
@@ -325,13 +366,13 @@ impl SoftwarePorts {
         Ok(most.min(at + piece.max(SECTOR_BYTES as u64)))
     }
 
-    /// One entry's way. `data`: what is written; `None`: zeroes.
+    /// One entry's way.
     fn one(
         &self,
         volume: usize,
         port: u8,
         range: Range<u64>,
-        data: Option<&[u8]>,
+        data: Data<'_>,
         apply: &dyn Fn() -> io::Result<()>,
     ) -> io::Result<()> {
         let sector = SECTOR_BYTES as u64;
@@ -350,10 +391,10 @@ impl SoftwarePorts {
         port: u8,
         place: Place,
         range: Range<u64>,
-        data: Option<&[u8]>,
+        data: Data<'_>,
         apply: &dyn Fn() -> io::Result<()>,
     ) -> io::Result<()> {
-        let content = self.content(Kind::After, &[data]);
+        let content = self.after(data);
         let (mut state, hold) = self.admit(port, place, content.payload.len())?;
         let ticket = self.commit_entry(&mut state, hold, content)?;
         self.dirty.touch(volume, range.clone(), ticket.number);
@@ -375,12 +416,12 @@ impl SoftwarePorts {
         port: u8,
         place: Place,
         range: Range<u64>,
-        data: Option<&[u8]>,
+        data: Data<'_>,
         apply: &dyn Fn() -> io::Result<()>,
     ) -> io::Result<()> {
         let length = (range.end - range.start) as usize;
         let most = match self.settings.images {
-            Images::After => data.map_or(0, <[u8]>::len),
+            Images::After => data.bytes().map_or(0, <[u8]>::len),
             // Only a hole is longer than an entry holds, and that needs none.
             Images::Before => length.min(self.settings.largest()),
             Images::Both => 2 * length.min(self.settings.largest()),
@@ -397,17 +438,19 @@ impl SoftwarePorts {
             }
         };
         let ticket = self.commit_entry(&mut self.lock(), hold, content)?;
-        let durable =
-            self.commit(ticket.number, true).map_err(|error| Failed { updated: Updated::Cancelled, error });
+        let durable = self
+            .commit_with_others(ticket.number)
+            .map_err(|error| Failed { updated: Updated::Cancelled, error });
         let done = durable.and_then(|()| apply().map_err(unknown));
         self.answered(ticket, done)
     }
 
     /// What is journaled, with the data that are there now. Nothing that overlaps is in flight.
-    fn images(&self, volume: usize, range: &Range<u64>, data: Option<&[u8]>) -> io::Result<Content> {
+    fn images(&self, volume: usize, range: &Range<u64>, data: Data<'_>) -> io::Result<Content> {
         if self.settings.images == Images::After {
-            return Ok(self.content(Kind::After, &[data]));
+            return Ok(self.after(data));
         }
+        let data = data.bytes();
         let length = range.end - range.start;
         let primary = &self.volumes[volume].primary;
         let mut old = Vec::new();
@@ -431,10 +474,22 @@ impl SoftwarePorts {
         })
     }
 
+    /// An entry of the data after a write.
+    fn after(&self, data: Data<'_>) -> Content {
+        match data {
+            Data::Owned(payload) => {
+                Content { kind: Kind::After, encoding: Encoding::Raw, crc: crc32c(&payload), payload }
+            }
+            data => self.content(Kind::After, &[data.bytes()]),
+        }
+    }
+
     /// An entry of these images; `None`: zeroes.
     fn content(&self, kind: Kind, images: &[Option<&[u8]>]) -> Content {
-        let mut payload = self.buffer();
-        images.iter().flatten().for_each(|image| payload.extend_from_slice(image));
+        let mut payload = self.kept();
+        let bytes = Arc::get_mut(&mut payload).expect("nobody else has what is kept");
+        bytes.clear();
+        images.iter().flatten().for_each(|image| bytes.extend_from_slice(image));
         let encoding = if payload.is_empty() { Encoding::Zero } else { Encoding::Raw };
         Content { kind, encoding, crc: crc32c(&payload), payload }
     }
@@ -554,7 +609,14 @@ impl SoftwarePorts {
         self.tell(&self.lock());
     }
 
-    fn buffer(&self) -> Vec<u8> {
+    /// Memory for a write's data, of so many bytes; what it holds is not defined.
+    pub fn buffer(&self, bytes: usize) -> Vec<u8> {
+        let mut buffer = Arc::into_inner(self.kept()).unwrap_or_default();
+        buffer.resize(bytes, 0);
+        buffer
+    }
+
+    fn kept(&self) -> Arc<Vec<u8>> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let buffer = kept.buffers.pop().unwrap_or_default();
         kept.bytes -= buffer.capacity();
@@ -562,13 +624,14 @@ impl SoftwarePorts {
     }
 
     /// Buffers to be used again.
-    pub(crate) fn keep(&self, buffers: impl Iterator<Item = Vec<u8>>) {
+    pub(crate) fn keep(&self, buffers: impl Iterator<Item = Arc<Vec<u8>>>) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         for mut buffer in buffers {
-            if buffer.capacity() == 0 || kept.bytes + buffer.capacity() > KEPT_BYTES {
+            // Who still writes it gives it back.
+            let alone = Arc::get_mut(&mut buffer).is_some();
+            if !alone || buffer.capacity() == 0 || kept.bytes + buffer.capacity() > KEPT_BYTES {
                 continue;
             }
-            buffer.clear();
             kept.bytes += buffer.capacity();
             kept.buffers.push(buffer);
         }

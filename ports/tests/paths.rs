@@ -16,7 +16,7 @@ use ports::primary::{Opened, Primary};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -35,12 +35,20 @@ fn seed() -> u64 {
 struct Keeper {
     journal: Mutex<Option<Journal>>,
     hangs: AtomicBool,
+    /// How often something was made durable.
+    syncs: AtomicUsize,
+    /// And how long that takes, in ms.
+    sync_takes: AtomicUsize,
 }
 
 impl Owner for Keeper {
     fn append(&self, handed: Handed) -> Outcome {
         while self.hangs.load(Ordering::Acquire) {
             std::thread::sleep(Duration::from_millis(5));
+        }
+        if handed.sync != Commit::No {
+            self.syncs.fetch_add(1, Ordering::Relaxed);
+            std::thread::sleep(Duration::from_millis(self.sync_takes.load(Ordering::Relaxed) as u64));
         }
         let mut journal = self.journal.lock().unwrap();
         match journal.as_mut() {
@@ -93,7 +101,12 @@ impl Place {
         };
         let journal = Journal::create(&path("journal"), &options).unwrap();
         let floor = floor(&journal.end(), ARBITER);
-        let keeper = Arc::new(Keeper { journal: Mutex::new(Some(journal)), hangs: AtomicBool::new(false) });
+        let keeper = Arc::new(Keeper {
+            journal: Mutex::new(Some(journal)),
+            hangs: AtomicBool::new(false),
+            syncs: AtomicUsize::new(0),
+            sync_takes: AtomicUsize::new(0),
+        });
         let machine = Arc::new(Machine::default());
         let log = Disk::new(&machine, "log", vec![0; dirty_log::FILE_BYTES as usize]);
         let log =
@@ -166,6 +179,11 @@ fn journal_order_is_apply_order(
                         7 => ports.zero(0, FIRST_PORT + thread, offset as u64, data.len() as u64, true),
                         11 => ports.flush(0),
                         13 => ports.checkpoint(false).map(drop),
+                        3 | 5 | 9 => {
+                            let mut owned = ports.buffer(data.len());
+                            owned.copy_from_slice(&data);
+                            ports.write_owned(0, FIRST_PORT + thread, owned, offset as u64)
+                        }
                         _ => ports.write(0, FIRST_PORT + thread, &data, offset as u64),
                     }
                     .unwrap();
@@ -350,4 +368,27 @@ fn the_hosts_clock_goes_on_and_says_what_it_knows() {
     let readings: Vec<Reading> = (0..1000).map(|_| clock.read()).collect();
     assert!(readings[0].nanoseconds > 1_600_000_000_000_000_000);
     assert!(readings.iter().all(|reading| reading.error.is_none_or(|error| error >= 500_000)));
+}
+
+#[test]
+fn writers_that_wait_share_a_sync() {
+    for (images, durability) in [(Images::After, Durability::Strict), (Images::Before, Durability::Flush)] {
+        let place = Place::new(settings(images, durability), 64 << 20, None);
+        place.keeper.sync_takes.store(3, Ordering::Relaxed);
+        std::thread::scope(|scope| {
+            for thread in 0..16u64 {
+                let ports = &place.ports;
+                scope.spawn(move || {
+                    let port = FIRST_PORT + (thread % u64::from(PORTS)) as u8;
+                    for count in 0..20u8 {
+                        ports.write(0, port, &[count; 4096], thread * 8192).unwrap();
+                    }
+                });
+            }
+        });
+        // One leads and up to fifteen go along, who wait meanwhile; one each was 320.
+        let syncs = place.keeper.syncs.load(Ordering::Relaxed);
+        assert!((20..160).contains(&syncs), "{syncs} syncs for 320 writes");
+        place.end();
+    }
 }

@@ -5,7 +5,10 @@
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use std::io::Read;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 use system_tests::agent::agent;
 use system_tests::nbd_client::Client;
 use system_tests::serving::Serving;
@@ -296,6 +299,46 @@ fn hostile_and_vanishing_clients_disturb_nobody() {
     serving.end("-TERM");
     place.sound();
     assert!(place.restore("one", "end") == place.read("one.img"));
+}
+
+#[test]
+fn a_thousand_connections_are_bounded_and_said() {
+    let place = Place::new(&["one"]);
+    let serving = start(&place, &["one=one.img"], &CREATE);
+    let mut good = Client::connect(serving.socket(), "one").unwrap();
+    let mut crowd = Vec::new();
+    for count in 0..1000u32 {
+        crowd.push(UnixStream::connect(serving.socket()).unwrap());
+        if count % 50 == 0 {
+            good.write(1 << 20, &count.to_be_bytes().repeat(1024)).unwrap();
+        }
+    }
+    // Places are taken in order, and who has none is closed at once, without a byte.
+    let greeted = |client: &mut UnixStream| {
+        client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        client.read_exact(&mut [0; 18]).is_ok()
+    };
+    let places: Vec<bool> = crowd.iter_mut().map(greeted).collect();
+    assert_eq!(places.iter().filter(|has| **has).count(), 63, "64 may be connected");
+    assert!(places[..63].iter().all(|has| *has));
+    good.flush().unwrap();
+    // All that the others cost; and a place is free again as soon as somebody goes.
+    assert!(serving.memory() < 512 << 20, "{}", serving.memory());
+    drop(crowd);
+    let begun = Instant::now();
+    let mut late = loop {
+        match Client::connect(serving.socket(), "one") {
+            Ok(client) => break client,
+            Err(error) => assert!(begun.elapsed() < Duration::from_secs(20), "{error}"),
+        }
+    };
+    let mut there = vec![0; 4096];
+    late.read(1 << 20, &mut there).unwrap();
+    assert!(there == 950u32.to_be_bytes().repeat(1024));
+    let (_, said) = serving.end("-TERM");
+    let lines = said.lines().filter(|line| line.contains("turned away")).count();
+    assert!((1..=60).contains(&lines), "{lines} lines of the log for 937 clients");
+    place.sound();
 }
 
 #[test]

@@ -22,6 +22,7 @@ use flights::{Flight, Flights};
 pub use flights::{Place, MOST_FLIGHTS};
 use layout::entry::{flags, record_bytes, Encoding, EntryHeader, ErrorBound, Journaled, Kind, Updated};
 use partial_journal::{PartialJournal, Waiting};
+use std::sync::Arc;
 
 /// A port's clock at a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,8 +61,8 @@ pub struct Content {
     pub kind: Kind,
     /// Of the payload.
     pub encoding: Encoding,
-    /// The images.
-    pub payload: Vec<u8>,
+    /// The images. Shared, so that who writes them to primary needs no copy.
+    pub payload: Arc<Vec<u8>>,
     /// CRC32C of `payload`, made where it came in.
     pub crc: u32,
 }
@@ -84,7 +85,7 @@ pub struct Drained {
     /// Sealed by [`Drained::seal`].
     pub header: EntryHeader,
     /// The payload.
-    pub payload: Vec<u8>,
+    pub payload: Arc<Vec<u8>>,
 }
 
 impl Drained {
@@ -264,7 +265,7 @@ impl BlockPorts {
         header.source = journal.source.into();
         header.set_status(Journaled::Port, updated);
         header.payload_crc = layout::crc::crc32c(&[]).into();
-        journal.waiting.push_back(Waiting { header, payload: Vec::new(), settled: true });
+        journal.waiting.push_back(Waiting { header, payload: Arc::default(), settled: true });
         journal.waiting_bytes += record_bytes(0);
         Ok(())
     }

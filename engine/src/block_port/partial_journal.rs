@@ -2,12 +2,13 @@
 
 use layout::entry::EntryHeader;
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 /// A record that waits to be drained.
 #[derive(Debug)]
 pub(super) struct Waiting {
     pub header: EntryHeader,
-    pub payload: Vec<u8>,
+    pub payload: Arc<Vec<u8>>,
     /// It was answered, or needs no answer.
     pub settled: bool,
 }

@@ -5,8 +5,8 @@
 //! writes primary, which nobody else may write meanwhile. So whoever wants to run takes the turn.
 
 use crate::error::Error;
-use crate::through_card::Way;
 use crate::switch::SwitchStatus;
+use crate::through_card::Way;
 use indicatif::ProgressBar;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};

@@ -8,6 +8,7 @@ mod stop;
 
 use crate::arguments::BackingArguments;
 use crate::error::Error;
+use crate::network::{uris, NetworkArguments};
 use crate::output::{bytes, count, Output};
 use crate::progress::{bar, Unit};
 use crate::restore::{hinted, ports};
@@ -69,9 +70,8 @@ pub struct Serve {
     /// The moment: order:N (just after that entry), RFC 3339, -15m, bookmark:NAME, image:NAME, ns since 1970, end
     #[arg(long, value_name = "WHEN", allow_hyphen_values = true, required_unless_present = "image")]
     pub at: Option<When>,
-    /// The Unix socket to serve on; only this user may connect
-    #[arg(long, value_name = "PATH")]
-    pub socket: PathBuf,
+    #[command(flatten)]
+    pub network: NetworkArguments,
     /// Let clients write, into a scratch file
     #[arg(long)]
     pub writable: bool,
@@ -116,11 +116,11 @@ fn serve(arguments: &Serve) -> Result<(), Error> {
         true => Some(Scratch::new(&arguments.scratch, image.bytes())?),
         false => None,
     };
-    let listener = nbd::Listener::unix(&arguments.socket)?;
+    let listeners = arguments.network.listen()?;
     let shutdown =
         nbd::Shutdown::new().map_err(|e| Error::Failed(format!("preparing to be stopped: {e}")))?;
     stop::on_signal(shutdown.clone())?;
-    announce(arguments, &volume, &facts, backing)?;
+    announce(&listeners, &volume, &facts, backing)?;
     let opened = Opened {
         journal: arguments.journal.clone(),
         volume,
@@ -131,8 +131,8 @@ fn serve(arguments: &Serve) -> Result<(), Error> {
     let pointed = Arc::new(Pointed::new(opened, image));
     Pointed::keep_looking(&pointed)?;
     let exports: Vec<Arc<dyn nbd::Export>> = vec![Arc::new(ImageExport::new(pointed, scratch))];
-    let served = nbd::serve(&listener, &exports, &shutdown)
-        .map_err(|e| Error::Failed(format!("{}: serving: {e}", arguments.socket.display())))?;
+    let served = nbd::serve(&listeners, &exports, &shutdown)
+        .map_err(|e| Error::Failed(format!("{}: serving: {e}", uris(&listeners, ""))))?;
     eprintln!("stopped after {}", count(served.connections, "connection", "connections"));
     Ok(())
 }
@@ -153,16 +153,18 @@ fn what(arguments: &Serve, reader: &JournalReader) -> Result<(String, Moment), E
 }
 
 /// Says that clients may come, and what they will see.
-fn announce(arguments: &Serve, volume: &str, facts: &ImageFacts, backing: Backing<'_>) -> Result<(), Error> {
+fn announce(
+    listeners: &[nbd::Listener],
+    volume: &str,
+    facts: &ImageFacts,
+    backing: Backing<'_>,
+) -> Result<(), Error> {
     let moment = match facts.order {
         0 => "before the first write".to_owned(),
         order => format!("just after order:{order} ({})", rfc3339(facts.timestamp)),
     };
     let mut output = Output::new();
-    output.line(format!(
-        "serving volume {volume} as it was {moment}: nbd+unix:///?socket={}",
-        arguments.socket.display()
-    ))?;
+    output.line(format!("serving volume {volume} as it was {moment}: {}", uris(listeners, "")))?;
     output.line(format!(
         "  {} in {} from the journal, the rest from {}",
         bytes(facts.mapped_bytes),

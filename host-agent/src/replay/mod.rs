@@ -41,7 +41,7 @@ use indicatif::ProgressBar;
 use journal::{CreateOptions, Journal, JournalReader, Port, PortKind, PreviousEnd, Tables, Volume};
 pub use ledger::Ledger;
 pub use primary::{card_table, open as primary_open, Primary};
-pub use recorder::{Expected, Recorder};
+pub use recorder::{Anything, Expected, Recorder};
 use run::Run;
 use sim::target::VbladeModel;
 use software::SoftwareEngine;

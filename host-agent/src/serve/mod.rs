@@ -15,6 +15,7 @@ mod serving;
 use crate::arguments::{ImagesKind, Size};
 use crate::daemon::{self, Holding};
 use crate::error::Error;
+use crate::network::NetworkArguments;
 use clap::{Args, ValueEnum};
 use exports::BaseOf;
 pub use exports::ExportOf;
@@ -38,9 +39,8 @@ pub struct Serve {
     /// journal share one time line
     #[arg(long, value_name = "NAME=PRIMARY[:OFFSET+LENGTH]", required = true)]
     pub export: Vec<ExportOf>,
-    /// The Unix socket to serve on; only this user may connect
-    #[arg(long, value_name = "PATH")]
-    pub socket: PathBuf,
+    #[command(flatten)]
+    pub network: NetworkArguments,
     /// What is journaled of a write: the data after it, before it, or both. With `before` and `both` any moment can be had
     /// back from primary alone, and a write waits until its entry is durable
     #[arg(long, value_enum, value_name = "IMAGES", default_value_t = ImagesKind::After)]
@@ -98,6 +98,7 @@ Examples:
   cp --sparse=always disk.img base.img                     the base of every restore: from before the first write
   host-agent serve --journal j --create --size 8G --export disk=disk.img --socket /run/disk.sock
   nbd-client -unix /run/disk.sock /dev/nbd0                or qemu: -drive file=nbd+unix:///disk?socket=/run/disk.sock
+  host-agent serve --journal j --export disk=disk.img --listen 0.0.0.0:10809 --tls-certificates /etc/pki/nbd
   host-agent image serve j --volume disk --base base.img --at -15m --socket /run/then.sock
   host-agent bookmark add j before-upgrade                 everything works beside it
 
@@ -123,8 +124,8 @@ pub fn run(arguments: &Serve) -> Result<(), Error> {
         recovers: true,
     };
     // Before the journal is touched: another server's socket is left alone.
-    let listener = nbd::Listener::unix(&arguments.socket)?;
+    let listeners = arguments.network.listen()?;
     daemon::hold(&holding, |desk, held, output| {
-        serving::begin(arguments, exports, &dirty_log, listener, desk, held, output)
+        serving::begin(arguments, exports, &dirty_log, listeners, desk, held, output)
     })
 }

@@ -5,6 +5,7 @@ use super::owner::DeskOwner;
 use super::Serve;
 use crate::daemon::{say, Desk, Held, Lodger};
 use crate::error::Error;
+use crate::network::uris;
 use crate::output::{bytes, count, Output};
 use journal::{FileStorage, Journal, JournalReader, Storage, Volume};
 use layout::dirty_log::SMALLEST_REGION_SHIFT;
@@ -49,7 +50,7 @@ pub fn begin(
     arguments: &Serve,
     exports: Vec<Export>,
     log_path: &Path,
-    listener: nbd::Listener,
+    listeners: Vec<nbd::Listener>,
     desk: &Arc<Desk>,
     held: &mut Held,
     output: &mut Output,
@@ -116,16 +117,11 @@ pub fn begin(
         served: AtomicBool::new(false),
     });
     desk.activity.set_lodger(Some(Arc::clone(&serving) as Arc<dyn Lodger>));
-    serving.start(listener).map_err(starting)?;
-    for export in &exports {
-        output.line(format!(
-            "serving {}: {} of {}, nbd+unix:///{}?socket={}",
-            export.name,
-            bytes(export.primary.bytes()),
-            export.primary.name(),
-            export.name,
-            arguments.socket.display()
-        ))?;
+    let uris: Vec<String> = exports.iter().map(|export| uris(&listeners, &export.name)).collect();
+    serving.start(listeners).map_err(starting)?;
+    for (export, uris) in exports.iter().zip(uris) {
+        let (size, primary) = (bytes(export.primary.bytes()), export.primary.name());
+        output.line(format!("serving {}: {size} of {primary}, {uris}", export.name))?;
     }
     Ok(())
 }
@@ -214,14 +210,12 @@ fn lines(recovered: &Recovered) -> Vec<String> {
 }
 
 impl Serving {
-    fn start(self: &Arc<Self>, listener: nbd::Listener) -> std::io::Result<()> {
+    fn start(self: &Arc<Self>, listeners: Vec<nbd::Listener>) -> std::io::Result<()> {
         let serving = Arc::clone(self);
         let serve = move || {
-            let served = nbd::serve(&listener, &*serving.devices, &serving.shutdown);
+            let served = nbd::serve(&listeners, &*serving.devices, &serving.shutdown);
             if let Err(error) = served {
-                serving
-                    .desk
-                    .end_with(Error::Failed(format!("{}: serving: {error}", listener.path().display())));
+                serving.desk.end_with(Error::Failed(format!("{}: serving: {error}", uris(&listeners, ""))));
             }
             serving.served.store(true, Ordering::Release);
             serving.desk.activity.notify();

@@ -182,7 +182,7 @@ impl<'a> Output<'a> {
             ..BatchHeader::new_zeroed()
         };
         let offset = self.identity.geometry.segment_offset(segment.place.slot) + segment.next;
-        let frame = Frame { header, start: None, ports: &self.ports };
+        let frame = Frame { header, start: None, ports: &self.ports, outside: &[] };
         let header = self.gather.write(self.storage, offset, &frame)?;
         let indexed = Indexed {
             offset: segment.next,

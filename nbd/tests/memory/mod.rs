@@ -237,15 +237,21 @@ pub struct Server {
 
 impl Server {
     pub fn start(exports: &[&Arc<Memory>], limits: Limits) -> Self {
+        Self::start_beside(exports, limits, None)
+    }
+
+    /// With a TCP port, too.
+    pub fn start_beside(exports: &[&Arc<Memory>], limits: Limits, port: Option<Listener>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("socket");
-        let listener = Listener::unix(&path).unwrap();
+        let mut listeners = vec![Listener::unix(&path).unwrap()];
+        listeners.extend(port);
         let shutdown = Shutdown::new().unwrap();
         let exports = exports.iter().map(|export| Arc::clone(export) as Arc<dyn Export>).collect();
         let shown = Arc::new(Shown { exports, events: Mutex::default() });
         let thread = std::thread::spawn({
             let (shutdown, shown) = (shutdown.clone(), Arc::clone(&shown));
-            move || nbd::serve_within(&listener, &*shown, &shutdown, &limits)
+            move || nbd::serve_within(&listeners, &*shown, &shutdown, &limits)
         });
         Self { path, shutdown, shown, thread: Some(thread), _directory: directory }
     }

@@ -8,7 +8,6 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::OnceLock;
 
 /// Positioned reads and writes, and durability.
 ///
@@ -38,8 +37,6 @@ pub trait Storage: Send + Sync {
     fn start_writeback(&self, _offset: u64, _bytes: u64) {}
     /// Hints that these bytes won't be read soon, so that memory is better used for others. What isn't on the device yet stays.
     fn forget(&self, _offset: u64, _bytes: u64) {}
-    /// Hints that until it is said again, what is written won't be read soon. Promises nothing.
-    fn expect_no_reading(&self, _expected: bool) {}
     /// These bytes, which hold nothing that counts, are going to be written in small pieces with a sync behind each. Where
     /// the first write to a place costs more than later ones (blocks that are allocated and were never written), that may
     /// be done now for all of them. Promises nothing.
@@ -82,11 +79,8 @@ const MOST_PIECES: usize = 1024;
 pub struct FileStorage {
     file: File,
     name: String,
-    /// The same file, opened for direct I/O when that is first wanted, if the file system takes it.
-    direct: OnceLock<Option<File>>,
-    /// How the owner wants it written, and whether writes go past the page cache now.
-    io: Io,
-    past_cache: AtomicBool,
+    /// The same file, opened for direct I/O.
+    direct: Option<File>,
     /// The most bytes that it was seen to have. Writing into a file that was cut would make it longer again,
     /// with a hole where the rest had been.
     most_bytes: AtomicU64,
@@ -128,25 +122,16 @@ impl FileStorage {
 
     /// Writes so from now on. A file system that takes no direct I/O is written through the page cache.
     pub(crate) fn with(mut self, io: Io) -> Self {
-        self.io = io;
-        *self.past_cache.get_mut() = io == Io::Direct;
-        self
-    }
-
-    /// The descriptor for direct I/O, if writes go that way now.
-    fn direct(&self) -> Option<&File> {
-        if !self.past_cache.load(Ordering::Relaxed) || self.direct_refused.load(Ordering::Relaxed) {
-            return None;
-        }
-        // By the file's descriptor: the name may mean another file by now, or not be given yet.
-        let open = || {
-            OpenOptions::new()
+        self.direct = match io {
+            Io::Buffered => None,
+            // By its descriptor: the name may mean another file by now, or not be given yet.
+            Io::Direct => OpenOptions::new()
                 .write(true)
                 .custom_flags(libc::O_DIRECT)
                 .open(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
-                .ok()
+                .ok(),
         };
-        self.direct.get_or_init(open).as_ref()
+        self
     }
 
     /// The descriptor for direct I/O, if these bytes can go that way.
@@ -155,7 +140,8 @@ impl FileStorage {
         let aligned = (bytes.as_ptr() as usize).is_multiple_of(align)
             && bytes.len().is_multiple_of(align)
             && offset.is_multiple_of(align as u64);
-        self.direct().filter(|_| aligned)
+        let usable = aligned && !self.direct_refused.load(Ordering::Relaxed);
+        self.direct.as_ref().filter(|_| usable)
     }
 
     /// Tries to write past the page cache; `None`: it has to go through it.
@@ -179,9 +165,7 @@ impl FileStorage {
         Self {
             file,
             name,
-            direct: OnceLock::new(),
-            io: Io::default(),
-            past_cache: AtomicBool::new(false),
+            direct: None,
             most_bytes: AtomicU64::new(0),
             direct_refused: AtomicBool::new(false),
         }
@@ -252,7 +236,7 @@ impl Storage for FileStorage {
     }
 
     fn wants_aligned(&self) -> bool {
-        self.direct().is_some()
+        self.direct.is_some() && !self.direct_refused.load(Ordering::Relaxed)
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -282,10 +266,6 @@ impl Storage for FileStorage {
         let Some(bytes) = std::num::NonZeroU64::new(bytes) else { return };
         // A hint: a file system that doesn't take it keeps them.
         let _ = rustix::fs::fadvise(&self.file, offset, Some(bytes), rustix::fs::Advice::DontNeed);
-    }
-
-    fn expect_no_reading(&self, expected: bool) {
-        self.past_cache.store(expected || self.io == Io::Direct, Ordering::Relaxed);
     }
 
     fn prepare(&self, offset: u64, bytes: u64) {

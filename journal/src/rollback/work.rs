@@ -169,10 +169,7 @@ impl<'a> Work<'a> {
         done: &mut RolledBack,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<(), Error> {
-        // As much again as primary gets; only an undo will read it, and memory is better used for primary.
-        self.journal.storage.expect_no_reading(true);
         let ended = self.bring_all_back(extents, done, progress).and_then(|()| self.finish());
-        self.journal.storage.expect_no_reading(false);
         if ended.is_err() {
             self.end_threads();
         }

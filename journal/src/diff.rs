@@ -59,7 +59,11 @@ pub(crate) fn rollbacks(reader: &JournalReader, volume: &str) -> Result<(Vec<(u6
         history::read(reader, &payloads, &volume, span, &mut |_, _| {})
     };
     let rollbacks = read(Moment::End)?.rollbacks;
-    let last = rollbacks.iter().map(|(_, rollback)| rollback.last_order.get()).max().unwrap_or(0);
+    let last = rollbacks.last().map_or(0, |(_, last)| match last.last_order.get() {
+        // One that was interrupted: it has no end, so behind its beginning.
+        0 => last.before_order.get(),
+        order => order,
+    });
     let later = read(Moment::Order(last))?.writes.len() as u64;
     Ok((rollbacks, later))
 }

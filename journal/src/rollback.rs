@@ -98,7 +98,7 @@ impl Journal {
         }
         self.read_back_doubtful(options)?;
         self.sync()?;
-        let (at, discarded) = target(options, &JournalReader::open_on(Arc::clone(&self.storage))?)?;
+        let (at, discarded) = target(options, &JournalReader::open_on(Arc::clone(&self.storage))?, false)?;
         let mut done = RolledBack { before: self.end().order, discarded, ..RolledBack::default() };
         self.resize_to(options, at, &mut done)?;
         let reader = || JournalReader::open_on(Arc::clone(&self.storage));
@@ -246,7 +246,11 @@ impl Journal {
 }
 
 /// The moment, and how many writes an undo discards.
-fn target(options: &RollbackOptions<'_>, reader: &JournalReader) -> Result<(Moment, u64), Error> {
+fn target(
+    options: &RollbackOptions<'_>,
+    reader: &JournalReader,
+    through_port: bool,
+) -> Result<(Moment, u64), Error> {
     let discard = match options.to {
         Target::Moment(moment) => return Ok((moment, 0)),
         Target::Undo { discard } => discard,
@@ -255,9 +259,10 @@ fn target(options: &RollbackOptions<'_>, reader: &JournalReader) -> Result<(Mome
     let Some((stamp, _)) = markers.iter().rev().find(|(_, marker)| marker.last_order.get() == 0) else {
         return Err(Error::NoMoment(format!("volume {} was never rolled back", options.volume)));
     };
-    // An interrupted one has no end, and what came after its beginning is its own.
+    // An interrupted one has no end. What came after its beginning is its own; through a port others may have written since,
+    // and no mark says which is which.
     let finished = markers.last().is_some_and(|(_, last)| last.last_order.get() > 0);
-    let later = if finished { later } else { 0 };
+    let later = if finished || through_port { later } else { 0 };
     if later > 0 && !discard {
         return Err(Error::Discards { volume: options.volume.to_owned(), writes: later });
     }

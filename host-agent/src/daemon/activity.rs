@@ -87,7 +87,7 @@ impl Activity {
         }
         let bar = ProgressBar::hidden();
         state.running = Some(Running { what: what.to_owned(), bar: bar.clone(), waits_for_room: false });
-        Ok(Turn { activity: self.clone(), bar, ended: Some(Box::new(ended)) })
+        Ok(Turn { activity: self.clone(), bar, ending: None, ended: Some(Box::new(ended)) })
     }
 
     /// Waits until something has ended, or the daemon is told to end; `limit` at most.
@@ -165,11 +165,24 @@ pub struct Turn {
     activity: Activity,
     /// How far it is.
     pub bar: ProgressBar,
+    ending: Option<Box<dyn FnOnce() + Send>>,
     ended: Option<Box<dyn FnOnce() + Send>>,
+}
+
+impl Turn {
+    /// Has this done when it is over, and before anything else can have the turn.
+    pub fn before_the_next(mut self, ending: impl FnOnce() + Send + 'static) -> Self {
+        self.ending = Some(Box::new(ending));
+        self
+    }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
+        // What stepped aside is called back first: later it would open its ports in somebody else's turn.
+        if let Some(before) = self.ending.take() {
+            before();
+        }
         self.activity.state().running = None;
         self.activity.0.changed.notify_all();
         if let Some(ended) = self.ended.take() {

@@ -134,15 +134,17 @@ impl Desk {
 
     /// The turn for something that excludes others.
     pub fn begin(self: &Arc<Self>, what: &str) -> Result<Turn, NoTurn> {
-        let desk = Arc::downgrade(self);
-        self.activity.begin(what, move || {
+        let (desk, lodgers) = (Arc::downgrade(self), self.activity.clone());
+        let turn = self.activity.begin(what, move || {
             if let Some(desk) = desk.upgrade() {
-                if let Some(lodger) = desk.activity.lodger() {
-                    lodger.come_back();
-                }
                 desk.wake();
             }
-        })
+        })?;
+        Ok(turn.before_the_next(move || {
+            if let Some(lodger) = lodgers.lodger() {
+                lodger.come_back();
+            }
+        }))
     }
 
     /// What is served hands over what it has answered, so that the journal's end is where its clients are. The last number

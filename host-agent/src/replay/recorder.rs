@@ -198,6 +198,12 @@ impl Recorder {
         (self.backlog.is_empty() && bound > self.last_appended).then_some(bound)
     }
 
+    /// Does something wait for other ports' watermarks, or for room in the journal?
+    pub fn holds_back(&self) -> bool {
+        !self.backlog.is_empty()
+            || self.order.delivered().iter().any(|port| self.order.waiting_bytes(port.port) > 0)
+    }
+
     /// Was something appended that isn't durable?
     pub fn is_waiting(&self) -> bool {
         self.is_waiting
@@ -219,8 +225,10 @@ impl Recorder {
         self.wait_for_room()?;
         let durable = self.journal.sync()?;
         (self.is_waiting, self.waiting_since, self.uncommitted_bytes) = (false, None, 0);
-        // One arbiter numbers all ports, and the journal holds its entries in the order of numbers.
-        if let Some(number) = durable.numbers.iter().map(|(_, number)| *number).max() {
+        // One arbiter numbers all of these ports, and the journal holds its entries in the order of numbers. Other ports
+        // that the journal knows have arbiters of their own, whose numbers say nothing here.
+        let own = durable.numbers.iter().filter(|(port, _)| usize::from(*port) < rings.ports());
+        if let Some(number) = own.map(|(_, number)| *number).max() {
             rings.durable(number)?;
         }
         if durable.order == self.durable.order {
@@ -278,4 +286,83 @@ pub struct Recorded {
 
 fn is_entry(header: &EntryHeader) -> bool {
     layout::entry::Kind::from_byte(header.kind).is_ok_and(takes_order)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::replay::Ledger;
+    use journal::{Delivered, Durable, End, Opened, Tables};
+
+    /// A journal that knows ports of other arbiters, too, whose numbers are far on.
+    struct Shared;
+
+    impl Ledger for Shared {
+        fn opened(&self) -> &Opened {
+            unreachable!("it is open")
+        }
+
+        fn tables(&self) -> &Tables {
+            unreachable!("nobody asks for volumes")
+        }
+
+        fn end(&self) -> End {
+            End { order: 0, timestamp: 0, arbiters: Vec::new() }
+        }
+
+        fn append(&mut self, _: &mut Vec<OwnedRecord>, _: &[Delivered]) -> Result<(), journal::Error> {
+            Ok(())
+        }
+
+        fn note_source(&mut self, _: Source) -> Result<(), Error> {
+            Ok(())
+        }
+
+        fn sync(&mut self) -> Result<Durable, Error> {
+            let numbers = vec![(0, 3), (1, 7), (127, 500), (128, 1_000_000)];
+            Ok(Durable { order: 7, timestamp: 9, numbers })
+        }
+
+        fn close(self: Box<Self>) -> Result<Durable, Error> {
+            unreachable!("nobody closes it")
+        }
+    }
+
+    struct Told(Vec<u64>);
+
+    impl Rings for Told {
+        const NAME: &'static str = "two ports";
+
+        fn ports(&self) -> usize {
+            2
+        }
+
+        fn poll(&mut self) -> Result<(), Error> {
+            Ok(())
+        }
+
+        fn records(&self, _: usize) -> impl Iterator<Item = Record<'_>> {
+            std::iter::empty()
+        }
+
+        fn consume(&mut self, _: usize, _: usize) -> Result<(), Error> {
+            Ok(())
+        }
+
+        fn sources(&mut self, _: usize) -> Result<Vec<[u8; 6]>, Error> {
+            Ok(Vec::new())
+        }
+
+        fn durable(&mut self, number: u64) -> Result<(), Error> {
+            self.0.push(number);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn ports_hear_of_their_own_arbiters_numbers_only() {
+        let (mut recorder, mut rings) = (Recorder::new(Box::new(Shared), 2), Told(Vec::new()));
+        recorder.commit(&mut rings).unwrap();
+        assert_eq!(rings.0, [7]);
+    }
 }

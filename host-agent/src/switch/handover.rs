@@ -202,6 +202,13 @@ impl Taken {
     }
 }
 
+impl Taken {
+    /// Bytes of records that were taken from the handover, and not yet into the journal.
+    pub fn held_bytes(&self) -> usize {
+        self.streams.iter().map(Stream::held_bytes).sum()
+    }
+}
+
 impl Rings for Taken {
     const NAME: &'static str = "the software switch";
 

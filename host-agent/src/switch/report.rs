@@ -90,9 +90,15 @@ impl Report {
         }
     }
 
-    /// Sources that have used a volume since the agent began: nobody says good-bye with AoE.
+    /// Sources that have used a volume since the agent began: nobody says good-bye with AoE. If there were more than are
+    /// noted, each volume counts as used.
     pub fn users(&self, volume: (u16, u8)) -> usize {
         let users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
-        users.iter().filter(|(used, _)| *used == volume).count()
+        let of_volume = users.iter().filter(|(used, _)| *used == volume).count();
+        if users.len() < MOST_USERS {
+            of_volume
+        } else {
+            of_volume.max(1)
+        }
     }
 }

@@ -271,20 +271,26 @@ impl Traffic {
         let Some(handover) = self.session.clone() else { return };
         let (now, ring) = (self.now(), self.switch.settings().ring_bytes);
         let asked = self.hurries || self.closing.is_some() || handover.is_waited_for();
+        let room: Vec<bool> = (0..self.ports.len()).map(|port| handover.has_room(port, ring)).collect();
+        let all = room.iter().all(|room| *room);
+        // What fills a port's handover may wait for the watermark of one that has nothing to say.
         let due = self.is_undelivered()
-            && (self.closing.is_some() || handover.is_hungry())
-            && (asked || self.next_flush <= now.elapsed);
+            && (self.closing.is_some() || handover.is_hungry() || !all)
+            && ((asked && all) || self.next_flush <= now.elapsed);
         if due {
-            for port in 0..self.ports.len() {
+            // One that stayed in the ring would keep the next from being put there.
+            for port in (0..self.ports.len()).filter(|port| room[*port]) {
                 self.switch.watermark(port, &now);
             }
             // Draining may let a write in, which is stamped above the watermarks.
-            self.flushed = self.switch.last_stamp();
+            if all {
+                self.flushed = self.switch.last_stamp();
+            }
             self.next_flush = now.elapsed + FLUSH_PERIOD;
         }
-        for port in 0..self.ports.len() {
+        for (port, room) in room.into_iter().enumerate() {
             let level = self.switch.ports()[port].level();
-            if level > 0 && (due || level >= FLUSH_BYTES) && handover.has_room(port, ring) {
+            if level > 0 && (due || level >= FLUSH_BYTES) && room {
                 self.scratch.clear();
                 self.switch.drain(port, usize::MAX, &now, &mut self.scratch);
                 handover.give(port, &self.scratch, self.switch.ports()[port].sources());

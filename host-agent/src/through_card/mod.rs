@@ -50,9 +50,21 @@ pub struct Settled<'a> {
     pub bound: u64,
     /// Where the watched volume was written since [`Way::watch`]. `None`: the card was brought up anew since, and nobody can say.
     pub written: Option<Extents>,
+    /// The drain's session, and the gaps that came in it: while it stays, nothing got lost.
+    pub epoch: (u64, u64),
 }
 
 impl Settled<'_> {
+    /// Nothing got lost since `epoch`, or what was compared since then may be another by now.
+    fn check(&self, epoch: Option<(u64, u64)>) -> Result<(), Error> {
+        match epoch == Some(self.epoch) {
+            true => Ok(()),
+            false => Err(Error::Failed(
+                "the card was brought up anew meanwhile, or lost entries, and what was written then isn't known; try again".into(),
+            )),
+        }
+    }
+
     /// Does something with the journal, and with the stamps that are free in it.
     fn with<T: Send + 'static>(
         &self,
@@ -96,6 +108,8 @@ pub struct Through<'a> {
     device: &'a mut dyn Device,
     bar: ProgressBar,
     volume: Volume,
+    /// When it was begun to look.
+    epoch: Option<(u64, u64)>,
 }
 
 impl<'a> Through<'a> {
@@ -115,7 +129,7 @@ impl<'a> Through<'a> {
             let what = format!("it has {has} bytes, and volume {} has {}", volume.name(), volume.bytes());
             return Err(Error::File { file, what });
         }
-        Ok(Self { desk, way, device, bar: bar.clone(), volume })
+        Ok(Self { desk, way, device, bar: bar.clone(), volume, epoch: None })
     }
 
     /// The journal as it is, all of it durable.

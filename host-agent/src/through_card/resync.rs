@@ -32,8 +32,10 @@ impl Through<'_> {
             Ok(Some(image))
         })?;
         resynced.closed = gaps.unwrap_or(0);
-        let volume = self.volume.clone();
+        let (volume, epoch) = (self.volume.clone(), self.epoch);
         self.settled(move |settled| {
+            // The marker closes every gap before it: none may have come since the comparison began.
+            settled.check(epoch)?;
             settled.with(move |journal, stamps| {
                 journal.resynced_beside(stamps, &volume)?;
                 journal.sync().map(drop)
@@ -68,6 +70,7 @@ impl Through<'_> {
         self.bar.set_length(total * SECTOR as u64);
         let mut patience = Patience::new(self.way);
         self.way.watch(self.volume.index)?;
+        self.epoch = Some(self.settled(|settled| Ok(settled.epoch))?);
         while !remaining.is_empty() {
             let image = image(self)?;
             self.pass(&mut remaining, image.as_ref(), resynced)?;
@@ -101,9 +104,11 @@ impl Through<'_> {
             if same.is_empty() && differs.is_empty() {
                 continue;
             }
-            let volume = self.volume.clone();
-            let (known, entries, sectors) =
-                self.settled(move |settled| journal_found(settled, &volume, same, differs))?;
+            let (volume, epoch) = (self.volume.clone(), self.epoch);
+            let (known, entries, sectors) = self.settled(move |settled| {
+                settled.check(epoch)?;
+                journal_found(settled, &volume, same, differs)
+            })?;
             remaining.remove_all(&known);
             resynced.entries += entries;
             resynced.differed += sectors * SECTOR as u64;

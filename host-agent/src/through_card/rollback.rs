@@ -1,7 +1,7 @@
 //! Primary is brought back by a source on a port: what it writes comes back through the card, and is journaled as
 //! everyone's writes are.
 
-use super::{Through, Way, PIECE_BYTES};
+use super::{Extents, Through, Way, PIECE_BYTES};
 use crate::error::Error;
 use crate::output::count;
 use journal::diff::diff;
@@ -32,14 +32,16 @@ impl Through<'_> {
             ));
         };
         let (way, index, name) = (self.way, self.volume.index, self.volume.name());
-        way.fence(index, true)?;
+        // Before it is there: if it fails at one port, the others may have it.
         let _fence = Fence { way, volume: index };
+        way.fence(index, true)?;
         self.wait_for_answers()?;
         // The moment before has to be certain, or an undo would bring back something else.
         self.read_back()?;
         let device = self.device.name();
         let options =
             RollbackOptions { volume: &name, primary: Path::new(&device), base: Some(base), to, allow_gaps };
+        way.watch(index)?;
         self.reader()?;
         let file = self.desk.name.clone();
         let plan = Plan::new(|| journal::JournalReader::open(&file), &options);
@@ -60,8 +62,17 @@ impl Through<'_> {
 
     /// Marks the beginning, or with `last` the end. Where the journal ended.
     fn mark(&self, done: RolledBack, extents: Vec<(u64, u64)>) -> Result<u64, Error> {
-        let volume = self.volume.clone();
+        let (volume, epoch) = (self.volume.clone(), self.epoch);
         self.settled(move |settled| {
+            settled.check(epoch)?;
+            // What was written since the plan was made isn't in it. At the end `check` knows what was.
+            if done.last == 0 && !settled.written.as_ref().is_some_and(Extents::is_empty) {
+                return Err(Error::Failed(
+                    "somebody wrote the volume while the rollback was being prepared; nothing was changed. See that nobody \
+                     uses it, and try again"
+                        .into(),
+                ));
+            }
             settled.with(move |journal, stamps| {
                 journal.check_room_for_rollback(&volume, &extents)?;
                 let before = if done.last == 0 { journal.end().order } else { done.before };

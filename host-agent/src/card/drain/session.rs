@@ -13,6 +13,7 @@ use driver::{identify, BringUp, Card, CardError, Driver, Geometry};
 use journal::{Journal, Port, PortKind, Volume};
 use layout::registers::ticks;
 use std::io::Write;
+use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{sync_channel, Receiver, RecvTimeoutError, SyncSender};
 use std::sync::Arc;
@@ -123,7 +124,13 @@ pub fn start<C: Backend>(
     let desk = Arc::clone(desk);
     let work = move || {
         let mut thread = Thread { desk: &desk, settings, asked, session: Arc::default(), resets: Vec::new() };
-        let ended = make().and_then(|card| thread.run(card));
+        // A daemon whose card nobody drains any more has to end, and to say why.
+        let inside = AssertUnwindSafe(|| make().and_then(|card| thread.run(card)));
+        let ended = catch_unwind(inside).unwrap_or_else(|_| {
+            Err(Error::Failed(
+                "draining the card: an error in the program itself; standard error says where".into(),
+            ))
+        });
         if thread.session.load(Ordering::Acquire) {
             // If that fails, the daemon says so.
             let _ = desk.call_between(crate::daemon::Held::abandon_ingest);
@@ -241,6 +248,8 @@ impl Thread<'_> {
         // The journal ended in order and the card didn't: it was drained into something else meanwhile, or killed
         // before the first append. What the journal lacks is a gap all the same.
         let makes_gap = unclean.is_some() && !self.settings.behind_gap;
+        // Behind a reset of the whole card its session is gone too, and so is what its ports had in flight.
+        let old = unclean.is_some() || self.settings.behind_gap;
         let volumes = self.volumes()?;
         let lease = Lease::open(
             self.desk,
@@ -259,10 +268,13 @@ impl Thread<'_> {
             }
         };
         let Settings { unknown_after, quarantine, .. } = self.settings;
+        let number = lease.opened().session;
         let mut session = Session {
             recorder: Recorder::new(Box::new(lease), geometry.ports),
+            number,
             written: Written::new(Duration::from_micros(quarantine)),
-            old: unclean.map(|_| vec![true; geometry.ports]),
+            old: old.then(|| vec![true; geometry.ports]),
+            ports_know: unclean.is_some(),
             old_for: Duration::from_micros(unknown_after + quarantine),
             old_until: None,
             allowed,
@@ -339,8 +351,12 @@ struct Session<C> {
     driver: Driver<C>,
     recorder: Recorder,
     written: Written,
+    /// The journal's number of it.
+    number: u64,
     /// Ports of which something from before this session may be under way.
     old: Option<Vec<bool>>,
+    /// The ports say themselves whether it is.
+    ports_know: bool,
     /// For so long at most, in the card's time; and until that stamp.
     old_for: Duration,
     old_until: Option<u64>,
@@ -406,7 +422,12 @@ impl<C: Backend> Session<C> {
 
     fn answer(&mut self, ask: Ask, thread: &Thread<'_>) -> Result<Option<Ended>, Error> {
         match ask {
-            Ask::Watch(volume, tell) => drop(tell.send(self.written.watch(volume))),
+            Ask::Watch(volume, tell) => {
+                if self.has_old_writes()? {
+                    self.written.forget_executed();
+                }
+                drop(tell.send(self.written.watch(volume)));
+            }
             Ask::Unsettled(volume, tell) => {
                 self.written.tell_time(self.driver.time_now()?);
                 let old = self.has_old_writes()?;
@@ -415,6 +436,10 @@ impl<C: Backend> Session<C> {
             }
             Ask::Settle(work) => {
                 let after = self.driver.last_stamp()?;
+                // A card that gave stamps and knows of none was reset; `wait` will say so. Who asked hears that it is over.
+                if after < self.written.last_entry() {
+                    return Ok(None);
+                }
                 self.driver.flush()?;
                 self.settle.push(Settle { after, flushed: Instant::now(), work });
             }
@@ -443,7 +468,7 @@ impl<C: Backend> Session<C> {
     fn has_old_writes(&mut self) -> Result<bool, Error> {
         let Some(ports) = &mut self.old else { return Ok(false) };
         for (port, old) in ports.iter_mut().enumerate() {
-            *old = *old && self.driver.in_flight(port)? > 0;
+            *old = *old && (!self.ports_know || self.driver.in_flight(port)? > 0);
         }
         let now = self.written.now();
         if self.old_until.is_none() && now > 0 {
@@ -451,6 +476,7 @@ impl<C: Backend> Session<C> {
         }
         if self.old_until.is_some_and(|until| until < now) || !ports.contains(&true) {
             self.old = None;
+            self.written.forget_executed();
         }
         Ok(self.old.is_some())
     }
@@ -473,7 +499,8 @@ impl<C: Backend> Session<C> {
                 // Each has a bound of its own: what the one before appended may take all stamps up to it.
                 Some(bound) if bound > settle.after.max(self.used) => {
                     let (after, written) = (settle.after, self.written.written());
-                    (settle.work)(&Settled { desk, after, bound, written });
+                    let epoch = (self.number, self.written.gaps());
+                    (settle.work)(&Settled { desk, after, bound, written, epoch });
                     self.used = bound;
                     continue;
                 }

@@ -36,6 +36,10 @@ pub struct Written {
     /// The card's time, which its time-outs go by: the last stamp seen, or what was told.
     now: u64,
     watched: Option<Watched>,
+    /// Gaps that came.
+    gaps: u64,
+    /// Last stamp of an entry.
+    last_entry: u64,
 }
 
 struct Watched {
@@ -48,7 +52,15 @@ impl Written {
     /// With so long a quarantine, in the card's time.
     pub fn new(quarantine: Duration) -> Self {
         let quarantine = u64::try_from(quarantine.as_nanos()).unwrap_or(u64::MAX);
-        Self { unanswered: BTreeMap::new(), quarantined: VecDeque::new(), quarantine, now: 0, watched: None }
+        Self {
+            unanswered: BTreeMap::new(),
+            quarantined: VecDeque::new(),
+            quarantine,
+            now: 0,
+            watched: None,
+            gaps: 0,
+            last_entry: 0,
+        }
     }
 
     /// The card's time as far as it is known; 0: not at all so far.
@@ -59,6 +71,29 @@ impl Written {
     /// The card's time is that, at least. Where nothing happens, no stamp tells.
     pub fn tell_time(&mut self, now: u64) {
         self.now = self.now.max(now);
+    }
+
+    /// Gaps that came out of the ports' rings.
+    pub fn gaps(&self) -> u64 {
+        self.gaps
+    }
+
+    /// Last stamp of an entry that came; 0: none did.
+    pub fn last_entry(&self) -> u64 {
+        self.last_entry
+    }
+
+    /// What was executed may not be what is there: something from before may have been executed behind it.
+    pub fn forget_executed(&mut self) {
+        if let Some(watched) = &mut self.watched {
+            watched.executed = Extents::default();
+        }
+    }
+
+    fn end_quarantines(&mut self) {
+        while self.quarantined.front().is_some_and(|(until, ..)| *until < self.now) {
+            self.quarantined.pop_front();
+        }
     }
 
     /// From now on `volume` is watched. Where it was written since it was last watched, and the target has executed it.
@@ -75,9 +110,7 @@ impl Written {
 
     /// Where writes of a volume have no answer, or may still be executed.
     pub fn unsettled(&mut self, volume: u16) -> Extents {
-        while self.quarantined.front().is_some_and(|(until, ..)| *until < self.now) {
-            self.quarantined.pop_front();
-        }
+        self.end_quarantines();
         let places = self.unanswered.values().chain(self.quarantined.iter().map(|(.., place)| place));
         let mut unsettled = Extents::default();
         places.filter(|place| place.volume == volume).for_each(|place| unsettled.add(place.sectors.clone()));
@@ -138,12 +171,17 @@ impl Expected for Written {
 
     fn seen(&mut self, record: &Record<'_>) {
         self.tell_time(record.header.timestamp.get());
+        self.end_quarantines();
         match record.kind {
             Kind::Completion => self.completion(record),
             // What was written, and which answers came, is among what is missing.
-            Kind::Gap => self.note_written_somewhere(),
+            Kind::Gap => {
+                self.gaps += 1;
+                self.note_written_somewhere();
+            }
             kind if takes_order(kind) => {
                 let place = Place::of(record.header);
+                self.last_entry = record.header.timestamp.get();
                 self.note_written(&place);
                 if record.updated == Updated::Pending {
                     self.unanswered.insert(record.header.number.get(), place);

@@ -75,6 +75,8 @@ line-rate: system-packages
 # The Verilated card against the reference model at length; CI runs fewer seeds.
 differential: system-packages
 	CHRONO_SEEDS=1000 $(CARGO) test $(RELEASE) --package sim --test differential -- --nocapture does
+	$(CARGO) test $(RELEASE) --package system-tests --test software_replay -- --ignored
+	CHRONO_RESTORES=1000 $(CARGO) test $(RELEASE) --package system-tests --test large_capture
 
 # Ratios against a peer or a physical limit, measured in turns; not a test.
 bench: system-packages

@@ -24,7 +24,7 @@ fn random_moments_equal_the_naive_model() {
     assert_eq!(ordered.len(), set.count());
     agent(["verify", &journal]).fine();
 
-    let mut moments: Vec<(usize, usize)> = (0..samples("CHRONO_RESTORES", 200))
+    let mut moments: Vec<(usize, usize)> = (0..samples("CHRONO_RESTORES", 60))
         .map(|_| (random.random_range(0..=ordered.len()), random.random_range(0..set.volumes().len())))
         .collect();
     for moment in set.moments["moments"].as_array().unwrap() {

@@ -91,14 +91,14 @@ fn with_both_every_moment_can_be_had_back_either_way() {
     small_capture_with("soft", "both", &[Over::Base, Over::Primary]);
 }
 
-/// CI has one of the two: `--include-ignored` has the other.
 #[test]
+#[ignore = "half a minute; CI has the gateware's before-images in sim/tests/differential.rs. make differential"]
 fn the_card_makes_both_images_too() {
     small_capture_with("card", "both", &[Over::Base, Over::Primary]);
 }
 
 #[test]
-#[ignore = "the gateware reads for both images as it does for before-images alone"]
+#[ignore = "half a minute: make differential"]
 fn the_card_makes_before_images_too() {
     small_capture_with("card", "before", &[Over::Primary]);
 }

@@ -3,6 +3,7 @@
 use crate::error::Error;
 use crate::{base, bookmark, card, daemon, diff, image, merge, resync, serve, size, status, switch, volume};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use engine::switch::Images;
 use journal::image::Backing;
 use journal::{JournalReader, Moment, When};
 use layout::journal_file::technique;
@@ -199,7 +200,7 @@ pub enum EngineKind {
     Soft,
 }
 
-/// What a replay journals of a write.
+/// What is journaled of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ImagesKind {
     /// The data after it
@@ -208,6 +209,16 @@ pub enum ImagesKind {
     Before,
     /// Both, in one entry
     Both,
+}
+
+impl From<ImagesKind> for Images {
+    fn from(kind: ImagesKind) -> Self {
+        match kind {
+            ImagesKind::After => Images::After,
+            ImagesKind::Before => Images::Before,
+            ImagesKind::Both => Images::Both,
+        }
+    }
 }
 
 /// `log`.

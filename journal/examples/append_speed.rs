@@ -4,6 +4,9 @@
 //!
 //! `cargo run --release -p journal --example append_speed -- DIRECTORY [MIB]`
 
+mod cpu_time;
+
+use cpu_time::cpu_time;
 use journal::{CreateOptions, Delivered, Io, Journal, Port, PortKind, Record, Volume};
 use layout::entry::{EntryHeader, Kind};
 use std::error::Error;
@@ -147,13 +150,4 @@ fn header(index: usize, data: &[u8]) -> EntryHeader {
     header.set_lba(index as u64 * 8);
     header.seal(payload(index, data));
     header
-}
-
-/// User and system time of this process.
-fn cpu_time() -> Duration {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
-    let ticks: u64 = [11, 12].iter().filter_map(|at| fields.get(*at)?.parse::<u64>().ok()).sum();
-    // USER_HZ is 100 on every Linux that this runs on.
-    Duration::from_millis(ticks * 10)
 }

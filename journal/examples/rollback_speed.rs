@@ -6,6 +6,9 @@
 //! the moment before the first. The plain side writes as many bytes, in the same extents, into a file that is there, and
 //! makes them durable.
 
+mod cpu_time;
+
+use cpu_time::cpu_time;
 use journal::rollback::{RollbackOptions, Target};
 use journal::{CreateOptions, Delivered, Journal, Moment, Port, PortKind, Record, Volume};
 use layout::entry::{flags, EntryHeader, Journaled, Kind, Updated};
@@ -146,13 +149,4 @@ fn rewrite(path: &Path, mib: usize, rng: &mut impl Rng) -> Result<(Duration, Dur
     }
     file.sync_data()?;
     Ok((begin.elapsed(), cpu_time() - cpu))
-}
-
-/// User and system time of this process.
-fn cpu_time() -> Duration {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
-    let ticks: u64 = [11, 12].iter().filter_map(|at| fields.get(*at)?.parse::<u64>().ok()).sum();
-    // USER_HZ is 100 on every Linux that this runs on.
-    Duration::from_millis(ticks * 10)
 }

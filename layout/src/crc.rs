@@ -53,7 +53,7 @@ pub fn append(crc: u32, bytes: &[u8]) -> u32 {
     }
 }
 
-/// What the shift register becomes by that many zero bytes, for each value of each of its four bytes.
+/// What the shift register becomes by [`CRC_BLOCK_BYTES`] of zeroes, for each value of each of its four bytes.
 static BLOCK_SHIFT: [[u32; 256]; 4] = {
     // Shifting is linear: a matrix, a column a bit. One zero bit, then its square as often as it takes.
     let mut matrix = [0u32; 32];
@@ -119,6 +119,7 @@ mod tests {
         assert_eq!(!shift_register(!0, &rising), 0x46DD_794E);
         assert_eq!(append(crc32c(&rising[..11]), &rising[11..]), 0x46DD_794E);
     }
+
     #[test]
     fn a_block_is_appended_by_its_crc() {
         let bytes: [u8; 3 * CRC_BLOCK_BYTES] = core::array::from_fn(|i| (i * i / 7) as u8);

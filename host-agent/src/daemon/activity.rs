@@ -221,4 +221,17 @@ mod tests {
         assert!(activity.end() && !activity.end() && activity.is_over());
         assert_eq!(activity.begin("a replay", || ()).err(), Some(NoTurn::Ending));
     }
+
+    #[test]
+    fn who_stepped_aside_is_called_back_before_anybody_else_has_the_turn() {
+        let activity = Activity::default();
+        let (looker, seen) = (activity.clone(), Arc::new(AtomicU32::new(0)));
+        let (called, count) = (activity.begin("a rollback", || ()).unwrap(), Arc::clone(&seen));
+        drop(called.before_the_next(move || {
+            assert_eq!(looker.begin("a resize", || ()).err(), Some(NoTurn::Busy("a rollback".into())));
+            count.fetch_add(1, Ordering::Relaxed);
+        }));
+        assert_eq!(seen.load(Ordering::Relaxed), 1);
+        assert!(activity.begin("a resize", || ()).is_ok());
+    }
 }

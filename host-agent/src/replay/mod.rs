@@ -26,7 +26,7 @@ mod report;
 mod run;
 mod software;
 
-use crate::arguments::{EngineKind, ImagesKind, Replay};
+use crate::arguments::{EngineKind, Replay};
 use crate::daemon;
 use crate::error::Error;
 use crate::output::{count, Output};
@@ -93,7 +93,7 @@ pub fn into(
 ) -> Result<(), Error> {
     check_ports(arguments)?;
     check_engine(arguments)?;
-    let images = images(arguments);
+    let images = Images::from(arguments.images);
     // Everything that is read is looked at before anything is written.
     let survey = events::survey(&arguments.capture, |frames| bar.inc_length(frames))?;
     bar.set_length(survey.frames.iter().sum());
@@ -156,14 +156,6 @@ fn check_engine(arguments: &Replay) -> Result<(), Error> {
     }
 }
 
-fn images(arguments: &Replay) -> Images {
-    match arguments.images {
-        ImagesKind::After => Images::After,
-        ImagesKind::Before => Images::Before,
-        ImagesKind::Both => Images::Both,
-    }
-}
-
 /// The engine's ports, as the journal knows them.
 pub fn ports(arguments: &Replay) -> Vec<Port> {
     let (kind, name) = match arguments.engine {
@@ -181,7 +173,7 @@ pub fn volumes(
     tables: &Tables,
     sectors: &BTreeMap<u16, u64>,
 ) -> Result<Vec<Volume>, Error> {
-    let volumes = primary::volumes(primaries, tables, sectors, &arguments.journal, images(arguments))?;
+    let volumes = primary::volumes(primaries, tables, sectors, &arguments.journal, arguments.images.into())?;
     primary::card_table(&volumes)?;
     Ok(volumes)
 }

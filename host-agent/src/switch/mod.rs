@@ -30,7 +30,7 @@ use crate::daemon::{self, Holding};
 use crate::error::Error;
 use crate::output::Output;
 use clap::Args;
-use engine::switch::{Images, Settings, Timeouts};
+use engine::switch::{Settings, Timeouts};
 use handover::Bell;
 use layout::registers::MAXIMUM_PORTS;
 use ports::interface::Interface;
@@ -168,16 +168,6 @@ impl FromStr for SourceOf {
         let bytes: Result<Vec<u8>, _> = mac.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect();
         let mac = bytes.ok().and_then(|bytes| bytes.try_into().ok()).ok_or_else(wrong)?;
         Ok(Self { interface: interface.to_owned(), mac })
-    }
-}
-
-impl From<ImagesKind> for Images {
-    fn from(kind: ImagesKind) -> Self {
-        match kind {
-            ImagesKind::After => Images::After,
-            ImagesKind::Before => Images::Before,
-            ImagesKind::Both => Images::Both,
-        }
     }
 }
 

@@ -356,3 +356,59 @@ impl Lodger for Session {
         Some(self.report.status())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use engine::switch::{Clock, Images, Now, Volume as Switched};
+    use journal::CreateOptions;
+    use layout::aoe::{Ata, ATA_WRITE_EXT};
+    use layout::entry::{flags, ErrorBound};
+    use sim::target::request;
+
+    /// A write at port 0, of whose entry is handed over what `told` lets port 1 say about it.
+    fn record_a_write(told: bool) -> Result<(), Error> {
+        let folder = tempfile::tempdir().unwrap();
+        let options = CreateOptions {
+            bytes: Some(16 << 20),
+            segment_bytes: None,
+            volumes: vec![Volume::aoe(0, 1, 0, 64)],
+            ports: (0..2)
+                .map(|port| Port {
+                    port,
+                    kind: PortKind::Software,
+                    arbiter: ARBITER,
+                    name: format!("port {port}"),
+                })
+                .collect(),
+            writer: "test".into(),
+        };
+        let journal = Journal::create(&folder.path().join("j"), &options).unwrap();
+        let mut switch = Switch::new(Settings::new(vec![Switched::new(1, 0, Images::After)], 2)).unwrap();
+        let clock =
+            Clock { nanoseconds: 1_000, flags: flags::CLOCK_LOCKED, error: ErrorBound::from_sixteenths(0) };
+        let now = Now { elapsed: 0, clock };
+        let (sectors, command_status) = (1, ATA_WRITE_EXT);
+        let ata =
+            Ata { flags: 0x41, error_feature: 0, sectors, command_status, lba: [0; 6], reserved: [0; 2] };
+        switch.frame(0, &request([2, 0, 0, 0, 0, 1], (1, 0), 7, ata, &[5; 512]), &now);
+        let handover = Arc::new(Handover::new(2, 0, &Arc::new(Bell::new().unwrap())));
+        if told {
+            switch.watermark(1, &now);
+        }
+        for port in 0..2 {
+            let mut bytes = Vec::new();
+            switch.drain(port, usize::MAX, &now, &mut bytes);
+            handover.give(port, &bytes, switch.ports()[port].sources());
+        }
+        handover.end();
+        record(Recorder::new(Box::new(journal), 2), &handover, (0, 0), false)
+    }
+
+    #[test]
+    fn a_session_ends_in_order_only_if_nothing_is_left_outside_the_journal() {
+        record_a_write(true).unwrap();
+        let left = record_a_write(false).unwrap_err().to_string();
+        assert!(left.contains("doesn't end in order"), "{left}");
+    }
+}

@@ -268,14 +268,17 @@ impl Traffic {
 
     /// Hands over what is due.
     fn hand_over(&mut self) {
+        // Mostly there is nothing, and then no lock is taken for it.
+        if !self.is_undelivered() {
+            return;
+        }
         let Some(handover) = self.session.clone() else { return };
         let (now, ring) = (self.now(), self.switch.settings().ring_bytes);
         let asked = self.hurries || self.closing.is_some() || handover.is_waited_for();
         let room: Vec<bool> = (0..self.ports.len()).map(|port| handover.has_room(port, ring)).collect();
         let all = room.iter().all(|room| *room);
         // What fills a port's handover may wait for the watermark of one that has nothing to say.
-        let due = self.is_undelivered()
-            && (self.closing.is_some() || handover.is_hungry() || !all)
+        let due = (self.closing.is_some() || handover.is_hungry() || !all)
             && ((asked && all) || self.next_flush <= now.elapsed);
         if due {
             // One that stayed in the ring would keep the next from being put there.

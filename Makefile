@@ -22,9 +22,16 @@ lint: system-packages
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets $(RELEASE) --quiet -- -D warnings
 
+# What the system tests run. Built with the whole workspace, whose features together are others than its own: the tests
+# would build it anew, with all that it needs.
+HOST_AGENT := $(abspath $(or $(CARGO_TARGET_DIR),target))/release/host-agent
+.PHONY: host-agent
+host-agent:
+	$(CARGO) build --workspace --bins $(RELEASE)
+
 # Unit, gateware, co-simulation and system tests.
-rust-test: system-packages
-	$(CARGO) test --workspace $(RELEASE) --no-fail-fast
+rust-test: system-packages host-agent
+	HOST_AGENT=$(HOST_AGENT) $(CARGO) test --workspace $(RELEASE) --no-fail-fast
 
 # The Verilog of the card, and of one with a single port.
 verilog: system-packages
@@ -139,10 +146,9 @@ journal-exhaustive: system-packages
 
 # The NBD server with the clients that people have: libnbd, QEMU, fio.
 .PHONY: nbd-clients
-nbd-clients:
+nbd-clients: host-agent
 	@tools/system-packages.sh libnbd-bin:nbdcopy qemu-utils:qemu-img fio:fio
-	$(CARGO) test $(RELEASE) --package nbd --test clients -- --ignored
-	$(CARGO) test $(RELEASE) --package system-tests --test serve_clients -- --ignored
+	HOST_AGENT=$(HOST_AGENT) $(CARGO) test $(RELEASE) --workspace --test clients --test serve_clients -- --ignored
 
 # ENGINE=verilated: the card stepped by Verilator, several times as fast once it is compiled; in each of the next ones.
 export ENGINE

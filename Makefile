@@ -14,7 +14,9 @@ run:
 	@tools/system-packages.sh e2fsprogs:/sbin/e2fsck python3:python3
 	tools/run-demo.sh
 
-test: lint rust-test nbd-clients verilog-lint synth-check formal-check
+# Yosys and many a test keep one processor busy for a minute: two things go on side by side.
+test: lint binaries tools
+	$(MAKE) --jobs=2 --output-sync=line rust-test verilog-lint synth-check formal-check nbd-clients
 	@echo "make test: all passed"
 
 # Formatting, clippy and rustc's warnings.
@@ -22,23 +24,23 @@ lint: system-packages
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets $(RELEASE) --quiet -- -D warnings
 
-# What the system tests run. Built with the whole workspace, whose features together are others than its own: the tests
-# would build it anew, with all that it needs.
-HOST_AGENT := $(abspath $(or $(CARGO_TARGET_DIR),target))/release/host-agent
-.PHONY: host-agent
-host-agent:
+# What the system tests and the checks of the gateware run. Built with the whole workspace, whose features together are
+# others than a package's own: each would build it anew, with all that it needs.
+BINARIES := $(abspath $(or $(CARGO_TARGET_DIR),target))/release
+HOST_AGENT := $(BINARIES)/host-agent
+.PHONY: binaries
+binaries: system-packages
 	$(CARGO) build --workspace --bins $(RELEASE)
 
 # Unit, gateware, co-simulation and system tests.
-rust-test: system-packages host-agent
+rust-test: binaries
 	HOST_AGENT=$(HOST_AGENT) $(CARGO) test --workspace $(RELEASE) --no-fail-fast
 
 # The Verilog of the card, and of one with a single port.
-verilog: system-packages
+verilog: binaries
 	mkdir -p build
-	$(CARGO) build $(RELEASE) --quiet --package emit-verilog
-	$${CARGO_TARGET_DIR:-target}/release/emit-verilog $(VERILOG)
-	$${CARGO_TARGET_DIR:-target}/release/emit-verilog --ports 1 $(ONE_PORT)
+	$(BINARIES)/emit-verilog $(VERILOG)
+	$(BINARIES)/emit-verilog --ports 1 $(ONE_PORT)
 
 # Verilator's lint of the card; tools/lint.vlt says what is waived and why.
 .PHONY: verilog-lint
@@ -67,8 +69,7 @@ formal: formal-check
 	python3 tools/formal.py --mutants
 
 .PHONY: formal-check
-formal-check: system-packages tools
-	$(CARGO) build $(RELEASE) --quiet --package emit-verilog
+formal-check: binaries tools
 	python3 tools/formal.py
 
 # Deliberate bugs, each of which a test must find (docs/verification.md).
@@ -146,7 +147,7 @@ journal-exhaustive: system-packages
 
 # The NBD server with the clients that people have: libnbd, QEMU, fio.
 .PHONY: nbd-clients
-nbd-clients: host-agent
+nbd-clients: binaries
 	@tools/system-packages.sh libnbd-bin:nbdcopy qemu-utils:qemu-img fio:fio
 	HOST_AGENT=$(HOST_AGENT) $(CARGO) test $(RELEASE) --workspace --test clients --test serve_clients -- --ignored
 
@@ -156,57 +157,50 @@ export ENGINE
 # The card in a slot of a virtual machine: a stock kernel's VFIO behind an emulated IOMMU, the host-agent as it is
 # built, traffic from outside. QEMU and the kernel are fetched by apt into .tools once (about 60 MB).
 .PHONY: cosim
-cosim:
+cosim: binaries
 	@tools/system-packages.sh e2fsprogs:/sbin/e2fsck python3:python3 binutils:strip
-	$(CARGO) build $(RELEASE) --quiet --package host-agent
-	python3 tools/cosim.py "$$(tools/cosim-packages.sh)" $${CARGO_TARGET_DIR:-target}/release/host-agent
+	python3 tools/cosim.py "$$(tools/cosim-packages.sh)" $(HOST_AGENT)
 
 # `cosim` with one source, one volume and one moment.
 .PHONY: cosim-sample
-cosim-sample:
+cosim-sample: binaries
 	@tools/system-packages.sh e2fsprogs:/sbin/e2fsck python3:python3 binutils:strip
-	$(CARGO) build $(RELEASE) --quiet --package host-agent
-	python3 tools/cosim.py "$$(tools/cosim-packages.sh)" $${CARGO_TARGET_DIR:-target}/release/host-agent sample
+	python3 tools/cosim.py "$$(tools/cosim-packages.sh)" $(HOST_AGENT) sample
 
 # Linux's aoe initiator on two ports, a file system and a database on it, frames that get lost; the card drained in
 # another virtual machine; a running vblade as the target (as root; TARGET=model: its model); the journal proved against
 # what left the uplink.
 .PHONY: system
-system:
+system: binaries
 	@tools/system-packages.sh e2fsprogs:/sbin/e2fsck python3:python3 binutils:strip sqlite3:sqlite3 \
 		vblade:/usr/sbin/vblade iproute2:ip
-	$(CARGO) build $(RELEASE) --quiet --package host-agent
-	python3 tools/system.py "$$(tools/cosim-packages.sh)" $${CARGO_TARGET_DIR:-target}/release/host-agent $(TARGET)
+	python3 tools/system.py "$$(tools/cosim-packages.sh)" $(HOST_AGENT) $(TARGET)
 
 # The way to primary: the guest that drains the card reaches the card's storage by its own initiator, through a port; resync,
 # read-back and rollback while another source writes.
 .PHONY: way
-way:
+way: binaries
 	@tools/system-packages.sh e2fsprogs:/sbin/e2fsck python3:python3 binutils:strip
-	$(CARGO) build $(RELEASE) --quiet --package host-agent
-	python3 tools/way.py "$$(tools/cosim-packages.sh)" $${CARGO_TARGET_DIR:-target}/release/host-agent
+	python3 tools/way.py "$$(tools/cosim-packages.sh)" $(HOST_AGENT)
 
 # `cosim` with the agent killed and the card reset in the middle of traffic.
 .PHONY: cosim-faults
-cosim-faults:
+cosim-faults: binaries
 	@tools/system-packages.sh e2fsprogs:/sbin/e2fsck python3:python3 binutils:strip
-	$(CARGO) build $(RELEASE) --quiet --package host-agent
-	python3 tools/cosim.py "$$(tools/cosim-packages.sh)" $${CARGO_TARGET_DIR:-target}/release/host-agent faults
+	python3 tools/cosim.py "$$(tools/cosim-packages.sh)" $(HOST_AGENT) faults
 
 # Linux's NBD client in a guest on what the host-agent serves: disks, and images at moments.
 .PHONY: guest-nbd
-guest-nbd:
+guest-nbd: binaries
 	@tools/system-packages.sh e2fsprogs:/sbin/e2fsck python3:python3 binutils:strip nbd-client:/sbin/nbd-client
-	$(CARGO) build $(RELEASE) --quiet --package host-agent
-	python3 tools/guest-nbd.py "$$(tools/cosim-packages.sh)" $${CARGO_TARGET_DIR:-target}/release/host-agent
+	python3 tools/guest-nbd.py "$$(tools/cosim-packages.sh)" $(HOST_AGENT)
 
 # PostgreSQL with pgbench on ext4 in a guest, on a served disk: images of random moments recover by its own log, with
 # the rows that were committed. PG_MOMENTS and PG_SECONDS; half an hour.
 .PHONY: postgres
-postgres:
+postgres: binaries
 	@tools/system-packages.sh e2fsprogs:/sbin/e2fsck python3:python3 binutils:strip postgresql-15:/usr/lib/postgresql/15/bin/postgres
-	$(CARGO) build $(RELEASE) --quiet --package host-agent
-	python3 tools/postgres.py "$$(tools/cosim-packages.sh)" $${CARGO_TARGET_DIR:-target}/release/host-agent
+	python3 tools/postgres.py "$$(tools/cosim-packages.sh)" $(HOST_AGENT)
 
 system-packages:
 	@tools/system-packages.sh verilator:verilator g++:g++ e2fsprogs:/sbin/e2fsck python3:python3 \

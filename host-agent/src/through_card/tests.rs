@@ -1,7 +1,7 @@
 //! The whole way, in this process: the gateware, a model of the target behind its uplink, the daemon that drains it, another
 //! source that writes, and this host's initiator behind a port of its own.
 
-use super::{Device, Through};
+use super::{Device, Extents, Through, Way, Work};
 use crate::card::drain::{start, Backend, DrainSettings, Draining};
 use crate::daemon::{hold, Desk, Holding, Lodger};
 use crate::error::Error;
@@ -210,6 +210,70 @@ impl Device for Initiator {
     }
 }
 
+/// A device that fails at its first write but so many.
+struct Failing<'a> {
+    host: &'a mut Initiator,
+    writes: usize,
+}
+
+impl Device for Failing<'_> {
+    fn name(&self) -> String {
+        self.host.name()
+    }
+
+    fn bytes(&self) -> u64 {
+        self.host.bytes()
+    }
+
+    fn read(&mut self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.host.read(buffer, offset)
+    }
+
+    fn write(&mut self, data: &[u8], offset: u64) -> io::Result<()> {
+        self.writes = self.writes.checked_sub(1).ok_or(io::ErrorKind::BrokenPipe)?;
+        Device::write(self.host, data, offset)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.host.sync()
+    }
+}
+
+/// The card is reset when everything has been compared, and nothing has been said of it yet.
+struct ResetBehindAPass<'a> {
+    world: &'a World,
+    watches: AtomicU8,
+}
+
+impl Way for ResetBehindAPass<'_> {
+    fn watch(&self, volume: u16) -> Result<Extents, Error> {
+        if self.watches.fetch_add(1, Ordering::SeqCst) == 1 {
+            self.world.reset_and_wait();
+        }
+        self.world.card.watch(volume)
+    }
+
+    fn unsettled(&self, volume: u16) -> Result<Extents, Error> {
+        self.world.card.unsettled(volume)
+    }
+
+    fn settle(&self, work: Work) -> Result<(), Error> {
+        self.world.card.settle(work)
+    }
+
+    fn fence(&self, volume: u16, fenced: bool) -> Result<(), Error> {
+        self.world.card.fence(volume, fenced)
+    }
+
+    fn port(&self) -> Option<u8> {
+        self.world.card.port()
+    }
+
+    fn quarantine(&self) -> Duration {
+        self.world.card.quarantine()
+    }
+}
+
 struct World {
     folder: tempfile::TempDir,
     desk: Arc<Desk>,
@@ -285,9 +349,28 @@ impl World {
     }
 
     fn through<T>(&self, host: &mut Initiator, work: impl FnOnce(&mut Through<'_>) -> Result<T, Error>) -> T {
+        self.by(&*self.card, host, work).expect("done")
+    }
+
+    fn by<T>(
+        &self,
+        way: &dyn Way,
+        device: &mut dyn Device,
+        work: impl FnOnce(&mut Through<'_>) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         let bar = ProgressBar::hidden();
-        let mut through = Through::new(&self.desk, &*self.card, VOLUME, host, &bar).expect("a way");
-        work(&mut through).expect("done")
+        work(&mut Through::new(&self.desk, way, VOLUME, device, &bar).expect("a way"))
+    }
+
+    /// The card is reset behind the agent's back. Returns when it is up again.
+    fn reset_and_wait(&self) {
+        let session = self.desk.status().session;
+        self.reset.store(true, Ordering::SeqCst);
+        let began = Instant::now();
+        while self.desk.status().session < session + 2 {
+            assert!(began.elapsed() < LIMIT, "it wasn't brought up again");
+            thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// The image at a moment, and whether all of it is certain.
@@ -417,16 +500,36 @@ fn the_host_reaches_primary_as_a_source_on_a_port() {
     assert_eq!(world.primary(), world.image(Moment::Order(done.before), false).expect("an image").0);
     assert_eq!(world.primary()[..end], before[..end], "and back");
 
-    // The card is reset behind the agent's back, in the middle of writes: it goes on, behind a gap.
+    // A rollback that its device fails in the middle of; then others write. To undo it takes what they wrote along.
+    let mut other = other;
+    let state = world.primary();
+    let broken = world.by(&*world.card, &mut Failing { host: &mut host, writes: 1 }, |through| {
+        through.roll_back(&base, To::Moment(Moment::Order(0)), false)
+    });
+    assert!(broken.expect_err("it failed").to_string().contains("--undo takes it back"));
+    other.write(20, &data(1, 810));
+    let base = &base;
+    let undo =
+        |discard| move |through: &mut Through<'_>| through.roll_back(base, To::Undo { discard }, false);
+    let unasked = world.by(&*world.card, &mut host, undo(false)).expect_err("they would be lost");
+    assert!(unasked.to_string().contains("write"), "{unasked}");
+    assert!(world.primary() != state);
+    world.through(&mut host, undo(true));
+    assert!(world.primary() == state, "what was there before the rollback");
+
+    // The card is reset between the last comparison and the mark that says so: the gap that makes is not closed by it.
+    let way = ResetBehindAPass { world: &world, watches: AtomicU8::new(0) };
+    let failed = world.by(&way, &mut host, |through| through.resync(&world.at("base")));
+    let failed = failed.expect_err("what was compared may be another by now").to_string();
+    assert!(failed.contains("brought up anew"), "{failed}");
+    // The journal has it before the first entry behind it.
+    other.write(30, &data(1, 820));
+    assert!(world.image(Moment::End, false).is_err(), "a gap");
+
+    // And in the middle of writes: it goes on, behind a gap.
     stop.store(false, Ordering::SeqCst);
-    let session = world.desk.status().session;
     let writing = busy(other, &stop);
-    world.reset.store(true, Ordering::SeqCst);
-    let began = Instant::now();
-    while world.desk.status().session < session + 2 {
-        assert!(began.elapsed() < LIMIT, "it wasn't brought up again");
-        thread::sleep(Duration::from_millis(20));
-    }
+    world.reset_and_wait();
     thread::sleep(Duration::from_secs(1));
     let resynced = world.through(&mut host, |through| through.resync(&world.at("base")));
     stop.store(true, Ordering::SeqCst);

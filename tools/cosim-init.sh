@@ -48,11 +48,13 @@ volumes=$(cat /data/volumes)
 card=$(sed -n 's/^\(0000:[^ ]*\) .*/\1/p' /tmp/list)
 # drain MORE...: drains in the background until further notice.
 drain() {
+    # What the one before said isn't this one's.
+    rm -f /tmp/drain
     # shellcheck disable=SC2086
     host-agent card drain --journal /data/journal $volumes --slower "$slower" --flush-period 200 \
         --progress-durable "$@" > /tmp/drain 2>&1 &
     drain=$!
-    until grep -q '^draining' /tmp/drain; do
+    until grep -qs '^draining' /tmp/drain; do
         kill -0 $drain 2> /dev/null || { cat /tmp/drain; die "card drain"; }
         sleep 0.1
     done

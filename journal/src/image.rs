@@ -210,7 +210,7 @@ impl Image {
                     < (*to).min(sectors).saturating_sub(*from)
             });
         }
-        let mapped = map.extents().iter().map(|extent| u64::from(extent.sectors)).sum::<u64>();
+        let mapped = map.extents().map(|extent| u64::from(extent.sectors)).sum::<u64>();
         let facts = ImageFacts {
             order,
             timestamp,

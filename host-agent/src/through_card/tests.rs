@@ -38,6 +38,8 @@ const HOST: usize = 3;
 const SLOWER: u32 = 6_000;
 /// Initiators send again then.
 const RESEND: Duration = Duration::from_secs(2);
+/// How long a function that is reset answers nothing.
+const AWAY: Duration = Duration::from_millis(300);
 /// Nothing here takes so long.
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -73,13 +75,18 @@ struct Wired {
     card: SimulatedCard,
     links: Vec<Link>,
     reset: Arc<AtomicBool>,
+    /// While its function is reset: until when, and what its registers read.
+    away: Option<(Instant, u32)>,
 }
 
 impl Backend for Wired {}
 
 impl Card for Wired {
     fn read(&mut self, offset: u32) -> Result<u32, CardError> {
-        self.card.read(offset)
+        match self.away {
+            Some((until, reads)) if Instant::now() < until => Ok(reads),
+            _ => self.card.read(offset),
+        }
     }
 
     fn write(&mut self, offset: u32, value: u32) -> Result<(), CardError> {
@@ -109,6 +116,9 @@ impl Card for Wired {
     fn wait(&mut self, timeout: Duration) -> Result<Interrupts, CardError> {
         if self.reset.swap(false, Ordering::SeqCst) {
             self.card.write(global::COMMAND, command::FUNCTION_RESET)?;
+            // Bridges differ in what they make of a request that nobody answers.
+            let reads = self.away.map_or(u32::MAX, |(_, last)| !last);
+            self.away = Some((Instant::now() + AWAY, reads));
         }
         for link in &mut self.links {
             link.exchange(&mut self.card).map_err(|error| CardError::Bus(error.to_string()))?;
@@ -323,7 +333,7 @@ impl World {
                     let (local, peer) = (root.join(format!("port{port}")), root.join(format!("peer{port}")));
                     Link::new(port, &local, peer).expect("a wire")
                 };
-                Ok(Wired { card, links: [OTHER, HOST].map(link).into(), reset: of_reset })
+                Ok(Wired { card, links: [OTHER, HOST].map(link).into(), reset: of_reset, away: None })
             };
             hold(&holding, |desk, _, _| {
                 let card = start(desk, settings, make)?;

@@ -75,7 +75,7 @@ impl Combined {
         let last = PitMap::build(writes.iter().map(as_after).collect(), Prefer::Last);
         let first = PitMap::build(writes.iter().filter_map(as_before).collect(), Prefer::First);
         let mut combined = Combined { pieces: Vec::new(), extents: Vec::new(), most };
-        let mut before = first.extents().iter().copied().peekable();
+        let mut before = first.extents().copied().peekable();
         for after in last.extents() {
             let mut at = after.lba;
             while at < after.end() {

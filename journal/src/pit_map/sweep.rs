@@ -11,10 +11,19 @@ struct Candidate {
     index: usize,
 }
 
-/// What the writes show below `limit`. Also the doubtful ones that show and reach over an end of what is swept.
-pub(super) fn sweep(writes: Parts, prefer: Prefer, limit: u64) -> (PitMap, HashSet<Write>) {
+/// What a sweep came to.
+pub(super) struct Swept {
+    pub map: PitMap,
+    /// The doubtful writes that show and reach over an end of what was swept.
+    pub over_ends: HashSet<Write>,
+    /// What was swept, for whoever has time to give its memory back.
+    pub writes: Parts,
+}
+
+/// What the writes show below `limit`.
+pub(super) fn sweep(writes: Parts, prefer: Prefer, limit: u64) -> Swept {
     let mut sweep = Sweep {
-        map: PitMap { extents: Vec::with_capacity(writes.writes.len()), doubtful: 0 },
+        map: PitMap { extents: Vec::with_capacity(writes.writes.len()), ..PitMap::default() },
         shown: vec![false; writes.len()],
         over_ends: HashSet::new(),
         over: BinaryHeap::new(),
@@ -32,7 +41,8 @@ pub(super) fn sweep(writes: Parts, prefer: Prefer, limit: u64) -> (PitMap, HashS
     while let Some((write, index)) = winner {
         winner = sweep.show(write, index).or_else(|| sweep.begin());
     }
-    (sweep.map, sweep.over_ends)
+    sweep.map.extents.shrink_to_fit();
+    Swept { map: sweep.map, over_ends: sweep.over_ends, writes: sweep.writes }
 }
 
 struct Sweep {

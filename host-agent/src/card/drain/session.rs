@@ -29,9 +29,13 @@ const LOOK_BEFORE_COMMIT: Duration = Duration::from_millis(2);
 const LOCK_LIMIT: Duration = Duration::from_millis(20);
 /// How long the card may take to settle at the end, in its own time. Targets that answer late are waited for.
 const STOP_LIMIT: Duration = Duration::from_secs(2);
-/// Resets behind the agent's back that it goes on after, and in which time.
-const MOST_RESETS: usize = 5;
+/// Resets behind the agent's back that it goes on after, and in which time: a card that is reset oftener than every other
+/// second isn't up long enough to be of use.
+const MOST_RESETS: usize = 30;
 const RESETS_WITHIN: Duration = Duration::from_secs(60);
+/// How long a card may be out of reach when it is reset. A function has 100 ms for that, and may ask for more until a second
+/// is over (PCI Express Base Specification 4.0, section 6.6.1); the kernel puts back what it had saved only then.
+const BACK_WITHIN: Duration = Duration::from_secs(3);
 /// What others may ask at once: each client of the daemon asks one thing at a time.
 const ASKING: usize = 64;
 /// While there is no session, whether the daemon ends is looked at so often.
@@ -386,7 +390,10 @@ impl<C: Backend> Session<C> {
             let look = if self.recorder.is_waiting() { LOOK_BEFORE_COMMIT } else { LOOK_EVERY };
             // `wait` takes time of the card; here it is the wall clock that counts.
             match self.driver.wait(look / slower) {
-                Err(error @ CardError::WasReset { .. }) if thread.was_reset(&error) => {
+                // While it is reset it may not answer at all, which looks as if it were gone.
+                Err(error @ (CardError::WasReset { .. } | CardError::Gone(_)))
+                    if thread.was_reset(&error) && self.comes_back() =>
+                {
                     // What it had delivered lies in this process's memory.
                     self.recorder.take(&mut self.driver, &mut self.written)?;
                     say("it is brought up again; what it had delivered and was not taken is a gap");
@@ -413,6 +420,18 @@ impl<C: Backend> Session<C> {
                 return Ok(Ended::Told);
             }
         }
+    }
+
+    /// Waits until the card answers again, whatever it has kept.
+    fn comes_back(&mut self) -> bool {
+        let began = Instant::now();
+        while identify(self.driver.card_mut()).is_err() {
+            if began.elapsed() > BACK_WITHIN {
+                return false;
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+        true
     }
 
     fn stop(&mut self) -> Result<(), driver::StopError<Error>> {

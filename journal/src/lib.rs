@@ -38,6 +38,7 @@ pub mod image;
 mod levels;
 pub mod merge;
 mod moment;
+mod never_written;
 mod open;
 pub mod order;
 mod payloads;

@@ -1,9 +1,11 @@
 //! Where a journal's bytes lie: a file or block device, or in tests a memory that fails on demand.
 
 use crate::error::Error;
+use crate::never_written::never_written;
 use crate::pin;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
@@ -211,12 +213,9 @@ impl Storage for FileStorage {
     }
 
     fn bytes(&self) -> io::Result<u64> {
-        // A block device's metadata say 0: its end is found by seeking there.
-        let metadata = self.file.metadata()?;
-        if metadata.file_type().is_block_device() {
-            return rustix::fs::seek(&self.file, rustix::fs::SeekFrom::End(0)).map_err(io::Error::from);
-        }
-        Ok(metadata.len())
+        // A block device's metadata say 0. And to look at a file's after each sync makes the kernel note the very moment of
+        // the write behind it (multigrain timestamps): one more block for each sync.
+        rustix::fs::seek(&self.file, rustix::fs::SeekFrom::End(0)).map_err(io::Error::from)
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
@@ -269,20 +268,17 @@ impl Storage for FileStorage {
     }
 
     fn prepare(&self, offset: u64, bytes: u64) {
-        // What was allocated and never written is a hole to the file system.
-        let data = match rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Data(offset)) {
-            Ok(data) => data,
-            Err(rustix::io::Errno::NXIO) => u64::MAX,
-            Err(_) => return,
-        };
-        let (zeroes, end) = (vec![0; 1 << 20], data.min(offset.saturating_add(bytes)));
-        let mut at = offset;
-        while at < end {
-            let piece = (end - at).min(zeroes.len() as u64) as usize;
-            match self.file.write_at(&zeroes[..piece], at) {
-                Ok(written) if written > 0 => at += written as u64,
-                // Whoever writes there in earnest hears of it.
-                _ => return,
+        let range = offset..offset.saturating_add(bytes);
+        let zeroes = vec![0; 1 << 20];
+        for Range { start, end } in never_written(&self.file, range).unwrap_or_default() {
+            let mut at = start;
+            while at < end {
+                let piece = (end - at).min(zeroes.len() as u64) as usize;
+                match self.file.write_at(&zeroes[..piece], at) {
+                    Ok(written) if written > 0 => at += written as u64,
+                    // Whoever writes there in earnest hears of it.
+                    _ => return,
+                }
             }
         }
     }

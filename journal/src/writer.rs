@@ -726,10 +726,12 @@ impl Journal {
         if self.prepared.0 == slot && next + PREPARED_LEAST <= self.prepared.1 {
             return;
         }
+        // What is ready already would look as if it, and so all behind it, had been written.
+        let from = if self.prepared.0 == slot { next.max(self.prepared.1) } else { next };
         let end = self.head.geometry.segment_bytes - BLOCK_BYTES as u64;
         let until = end.min(next + PREPARED);
-        if next < until {
-            self.storage.prepare(self.head.geometry.segment_offset(slot) + next, until - next);
+        if from < until {
+            self.storage.prepare(self.head.geometry.segment_offset(slot) + from, until - from);
         }
         // At the segment's end there is nothing more to be done.
         self.prepared = (slot, if until == end { u64::MAX } else { until });

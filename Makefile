@@ -16,7 +16,7 @@ run:
 
 # Yosys and many a test keep one processor busy for a minute: two things go on side by side.
 test: lint binaries tools
-	$(MAKE) --jobs=2 --output-sync=line rust-test verilog-lint synth-check formal-check nbd-clients
+	$(MAKE) --jobs=2 --output-sync=line rust-test verilog-lint synth-check formal-check cosim-sample nbd-clients
 	@echo "make test: all passed"
 
 # Formatting, clippy and rustc's warnings.

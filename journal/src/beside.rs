@@ -88,11 +88,12 @@ impl Journal {
         self.append_beside(OwnedRecord { header, payload: Vec::new() })
     }
 
-    /// Where a rollback begins (`last`: 0) and where it ends.
+    /// Where a rollback, or with `undo` an undo of one, begins (`last`: 0) and where it ends.
     pub fn rollback_beside(
         &mut self,
         stamps: &mut Stamps,
         volume: &Volume,
+        undo: bool,
         target: (u64, u64),
         before: u64,
         last: u64,
@@ -104,7 +105,7 @@ impl Journal {
             last_order: last.into(),
         };
         let mut header = self.header_beside(Kind::Marker, volume, stamps.take()?);
-        header.flags = flags::ROLLBACK.into();
+        header.flags = (flags::ROLLBACK | if undo { flags::UNDO } else { 0 }).into();
         header.seal(payload.as_bytes());
         self.append_beside(OwnedRecord { header, payload: payload.as_bytes().to_vec() })
     }

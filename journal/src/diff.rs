@@ -7,7 +7,6 @@ use crate::payloads::Payloads;
 use crate::pit_map::{PitMap, Prefer};
 use crate::reader::JournalReader;
 use crate::windows;
-use layout::entry::Rollback;
 use std::collections::BTreeMap;
 
 /// Bytes that were written to.
@@ -48,24 +47,6 @@ pub struct Difference {
     pub skipped: u64,
     /// Gaps in between: more may have been written.
     pub gaps: Vec<MissingSpan>,
-}
-
-/// The markers of a volume's rollbacks with their stamps, in order, and how many writes to it there were behind the last one.
-pub(crate) fn rollbacks(reader: &JournalReader, volume: &str) -> Result<(Vec<(u64, Rollback)>, u64), Error> {
-    let volume = reader.tables().volume(volume)?.clone();
-    let payloads = Payloads::new(reader);
-    let read = |after: Moment| {
-        let span = Span { after: Some(after), until: Moment::End, wanted: Wanted::Any };
-        history::read(reader, &payloads, &volume, span, &mut |_, _| {})
-    };
-    let rollbacks = read(Moment::End)?.rollbacks;
-    let last = rollbacks.last().map_or(0, |(_, last)| match last.last_order.get() {
-        // One that was interrupted: it has no end, so behind its beginning.
-        0 => last.before_order.get(),
-        order => order,
-    });
-    let later = read(Moment::Order(last))?.writes.len() as u64;
-    Ok((rollbacks, later))
 }
 
 /// What was written to `volume` behind `from` and up to `to`.

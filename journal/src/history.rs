@@ -46,6 +46,8 @@ pub(crate) mod mark {
     pub const DROPPED: u8 = 1 << 3;
     /// It doesn't hold the image that is wanted.
     pub const NO_IMAGE: u8 = 1 << 4;
+    /// With [`super::Wanted::Any`]: a rollback wrote it.
+    pub const ROLLBACK: u8 = 1 << 5;
     /// With [`super::Wanted::Each`]: it holds the image before.
     pub const HAS_BEFORE: u8 = 1 << 6;
     /// With [`super::Wanted::Each`]: it holds the image after.
@@ -137,6 +139,21 @@ pub struct MissingSpan {
     pub bounded: bool,
 }
 
+/// Where a rollback begins or ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RollbackMarker {
+    pub stamp: u64,
+    /// It undoes the rollback before it.
+    pub undo: bool,
+    pub rollback: Rollback,
+}
+
+impl RollbackMarker {
+    pub fn begins(&self) -> bool {
+        self.rollback.last_order.get() == 0
+    }
+}
+
 /// What was found.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Found {
@@ -150,8 +167,8 @@ pub(crate) struct Found {
     pub gaps: Vec<MissingSpan>,
     /// Stamps at which the volume had been compared with primary in full.
     pub resynced: Vec<u64>,
-    /// Markers of rollbacks of the volume with their stamps, in order.
-    pub rollbacks: Vec<(u64, Rollback)>,
+    /// Markers of rollbacks of the volume, in order.
+    pub rollbacks: Vec<RollbackMarker>,
     /// Sectors of entries that aren't of the span, or that were merged away, of which the span has a late answer: what
     /// was there until then is doubtful, without any write that could be marked.
     pub late: Vec<(u64, u64)>,
@@ -564,6 +581,7 @@ impl<'a> Gather<'a> {
         }
         let none = part.portion > 0 && row.flags.get() & flags::NO_IMAGE != 0;
         Ok(match (self.span.wanted, kind) {
+            (Wanted::Any, _) if row.flags.get() & flags::ROLLBACK != 0 => zero | mark::ROLLBACK,
             (Wanted::Any, _) => zero,
             (Wanted::Each, _) if none => 0,
             (Wanted::Each, Kind::After) => zero | mark::HAS_AFTER,
@@ -654,7 +672,8 @@ impl<'a> Gather<'a> {
         if note.flags.get() & flags::ROLLBACK != 0 {
             let payload = payloads.whole(&record)?;
             if let Ok((rollback, _)) = Rollback::read_from_prefix(&payload) {
-                self.found[which].rollbacks.push((note.timestamp.get(), rollback));
+                let (stamp, undo) = (note.timestamp.get(), note.flags.get() & flags::UNDO != 0);
+                self.found[which].rollbacks.push(RollbackMarker { stamp, undo, rollback });
             }
         }
         let resize = sizes::resize_of(&self.reader.file_name(), &record, || payloads.whole(&record))?;

@@ -45,6 +45,26 @@ impl Journal {
     /// Primary is not changed: cut it, or extend it, afterwards ([`fit_primary`] does that for a file). A volume with
     /// before-images that shrinks needs `primary`, as large as before: what it loses is read there.
     pub fn resize(&mut self, volume: &str, sectors: u64, primary: Option<&Path>) -> Result<Resized, Error> {
+        self.resize_flagged(volume, sectors, primary, 0)
+    }
+
+    /// As a part of a rollback.
+    pub(crate) fn resize_for_rollback(
+        &mut self,
+        volume: &str,
+        sectors: u64,
+        primary: &Path,
+    ) -> Result<Resized, Error> {
+        self.resize_flagged(volume, sectors, Some(primary), flags::ROLLBACK)
+    }
+
+    fn resize_flagged(
+        &mut self,
+        volume: &str,
+        sectors: u64,
+        primary: Option<&Path>,
+        entry_flags: u16,
+    ) -> Result<Resized, Error> {
         let volume = self.tables().volume(volume)?.clone();
         if sectors == 0 || sectors > MOST_SECTORS {
             return Err(Error::Invalid(format!("a volume has 1 to {MOST_SECTORS} sectors, not {sectors}")));
@@ -59,7 +79,7 @@ impl Journal {
         let port = self.own_port(&volume)?;
         let mut written = Vec::new();
         if sectors < before {
-            let lost = Lost { from: sectors, to: before };
+            let lost = Lost { from: sectors, to: before, entry_flags };
             written = self.zero_what_is_lost(&volume, lost, primary)?;
         }
         resized.entries = written.len() as u64;
@@ -113,7 +133,7 @@ impl Journal {
     ) -> Result<Vec<EntryHeader>, Error> {
         let with_before = volume.technique & technique::BEFORE != 0;
         let mut written = Vec::new();
-        let mut zeroes = Zeroes { at: lost.from, end: lost.from };
+        let mut zeroes = Zeroes { at: lost.from, end: lost.from, entry_flags: lost.entry_flags };
         if !with_before {
             self.check_resize_room((0, 0, 0), lost.sectors())?;
             zeroes.end = lost.to;
@@ -157,8 +177,8 @@ impl Journal {
                     zeroes.end = next;
                 } else {
                     self.append_zeroes(volume, &mut zeroes, &mut written)?;
-                    written.push(self.append_lost(volume, at / sector, part.to_vec())?);
-                    zeroes = Zeroes { at: next, end: next };
+                    written.push(self.append_lost(volume, at / sector, part.to_vec(), lost.entry_flags)?);
+                    zeroes = Zeroes { at: next, end: next, ..zeroes };
                 }
                 at = next * sector;
             }
@@ -180,33 +200,47 @@ impl Journal {
     ) -> Result<(), Error> {
         while zeroes.at < zeroes.end {
             let sectors = LARGEST_ZERO.min(zeroes.end - zeroes.at);
-            written.push(self.append_zeroing(volume, zeroes.at, sectors, Encoding::Zero, Vec::new())?);
+            let extent = (zeroes.at, sectors);
+            written.push(self.append_zeroing(
+                volume,
+                extent,
+                Encoding::Zero,
+                Vec::new(),
+                zeroes.entry_flags,
+            )?);
             zeroes.at += sectors;
         }
         Ok(())
     }
 
     /// Sectors that held something.
-    fn append_lost(&mut self, volume: &Volume, lba: u64, before: Vec<u8>) -> Result<EntryHeader, Error> {
+    fn append_lost(
+        &mut self,
+        volume: &Volume,
+        lba: u64,
+        before: Vec<u8>,
+        entry_flags: u16,
+    ) -> Result<EntryHeader, Error> {
         let sectors = (before.len() / SECTOR_BYTES) as u64;
         let mut payload = before;
         if entry_kind(volume) == Kind::Both {
             payload.resize(2 * payload.len(), 0);
         }
-        self.append_zeroing(volume, lba, sectors, Encoding::Raw, payload)
+        self.append_zeroing(volume, (lba, sectors), Encoding::Raw, payload, entry_flags)
     }
 
     fn append_zeroing(
         &mut self,
         volume: &Volume,
-        lba: u64,
-        sectors: u64,
+        (lba, sectors): (u64, u64),
         encoding: Encoding,
         payload: Vec<u8>,
+        entry_flags: u16,
     ) -> Result<EntryHeader, Error> {
         assert!(0 < sectors && sectors <= LARGEST_ZERO, "an entry has 16 bits for its sectors");
         let mut header = self.next_header(entry_kind(volume), self.own_port(volume)?, volume.index);
         header.encoding = encoding as u8;
+        header.flags = entry_flags.into();
         header.set_lba(lba);
         header.sectors = (sectors as u16).into();
         header.set_status(Journaled::Port, Updated::Pending);
@@ -237,6 +271,8 @@ impl Journal {
 struct Lost {
     from: u64,
     to: u64,
+    /// Of the entries that say so.
+    entry_flags: u16,
 }
 
 impl Lost {
@@ -249,6 +285,7 @@ impl Lost {
 struct Zeroes {
     at: u64,
     end: u64,
+    entry_flags: u16,
 }
 
 fn open_whole(primary: &Path, volume: &Volume, sectors: u64) -> Result<(String, File), Error> {

@@ -88,7 +88,19 @@ impl Journal {
 
     /// Journals what primary has at `offset`.
     pub(crate) fn append_resync(&mut self, volume: &Volume, offset: u64, data: Vec<u8>) -> Result<(), Error> {
+        self.append_read_back(volume, offset, data, 0)
+    }
+
+    /// The same, as an entry with these flags.
+    pub(crate) fn append_read_back(
+        &mut self,
+        volume: &Volume,
+        offset: u64,
+        data: Vec<u8>,
+        entry_flags: u16,
+    ) -> Result<(), Error> {
         let mut header = self.next_header(Kind::Resync, self.own_port(volume)?, volume.index);
+        header.flags = entry_flags.into();
         header.set_lba(offset / SECTOR_BYTES as u64);
         header.sectors = ((data.len() / SECTOR_BYTES) as u16).into();
         header.set_status(Journaled::Port, Updated::Updated);

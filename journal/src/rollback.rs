@@ -6,7 +6,7 @@
 //! again (what is right already isn't written) or undone: the moment before it is a moment like any other.
 
 use crate::backing;
-use crate::diff::{diff, rollbacks};
+use crate::diff::diff;
 use crate::error::Error;
 use crate::image::{open_backing, Backing, Image};
 use crate::moment::Moment;
@@ -25,6 +25,7 @@ use zerocopy::IntoBytes;
 
 mod buffers;
 mod plan;
+mod undo;
 mod work;
 
 pub use plan::Plan;
@@ -49,13 +50,20 @@ pub struct RollbackOptions<'a> {
     pub allow_gaps: bool,
 }
 
+impl RollbackOptions<'_> {
+    fn is_undo(&self) -> bool {
+        matches!(self.to, Target::Undo { .. })
+    }
+}
+
 /// What primary is brought back to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
     /// A moment.
     Moment(Moment),
-    /// What it was before the last rollback. Writes that came after that rollback are lost to primary
-    /// (not to the journal); unless `discard`, there must be none.
+    /// What it was before the last rollback; an undo that was interrupted is finished. Writes of others that came after
+    /// that rollback, or since it was interrupted, are lost to primary (not to the journal); unless `discard`, there must
+    /// be none.
     Undo {
         /// Discard them.
         discard: bool,
@@ -98,7 +106,7 @@ impl Journal {
         }
         self.read_back_doubtful(options)?;
         self.sync()?;
-        let (at, discarded) = target(options, &JournalReader::open_on(Arc::clone(&self.storage))?, false)?;
+        let (at, discarded) = target(options, &JournalReader::open_on(Arc::clone(&self.storage))?)?;
         let mut done = RolledBack { before: self.end().order, discarded, ..RolledBack::default() };
         self.resize_to(options, at, &mut done)?;
         let reader = || JournalReader::open_on(Arc::clone(&self.storage));
@@ -113,11 +121,11 @@ impl Journal {
         let facts = image.facts();
         done.target = (facts.order, facts.timestamp);
         if done.resized.is_none() {
-            self.mark_rollback(image.volume(), &done)?;
+            self.mark_rollback(image.volume(), &done, options.is_undo())?;
         }
         Work::new(self, &image, primary).run(&extents, &mut done, progress)?;
         done.last = self.end().order.max(1);
-        self.mark_rollback(image.volume(), &done)?;
+        self.mark_rollback(image.volume(), &done, options.is_undo())?;
         self.sync()?;
         Ok(done)
     }
@@ -157,15 +165,15 @@ impl Journal {
         let image = Image::open(reader()?, options.volume, at, backing, options.allow_gaps, &mut |_, _| {})?;
         done.target = (image.facts().order, image.facts().timestamp);
         drop(image);
-        self.mark_rollback(&volume, done)?;
+        self.mark_rollback(&volume, done, options.is_undo())?;
         done.resized = Some((now, then));
-        done.entries += self.resize(options.volume, then, Some(options.primary))?.entries;
+        done.entries += self.resize_for_rollback(options.volume, then, options.primary)?.entries;
         fit_primary(&JournalReader::open_on(Arc::clone(&self.storage))?, options.volume, options.primary)?;
         Ok(())
     }
 
     /// Where a rollback begins, and where it ends.
-    fn mark_rollback(&mut self, volume: &Volume, done: &RolledBack) -> Result<(), Error> {
+    fn mark_rollback(&mut self, volume: &Volume, done: &RolledBack, undo: bool) -> Result<(), Error> {
         let payload = Rollback {
             target_order: done.target.0.into(),
             target_timestamp: done.target.1.into(),
@@ -173,7 +181,7 @@ impl Journal {
             last_order: done.last.into(),
         };
         let mut header = self.next_header(Kind::Marker, self.own_port(volume)?, volume.index);
-        header.flags = flags::ROLLBACK.into();
+        header.flags = (flags::ROLLBACK | if undo { flags::UNDO } else { 0 }).into();
         header.seal(payload.as_bytes());
         self.append_own(&OwnedRecord { header, payload: payload.as_bytes().to_vec() })
     }
@@ -199,7 +207,7 @@ impl Journal {
                 let length = largest.min(run.offset + run.bytes - at);
                 let mut data = vec![0; length as usize];
                 backing::read(&primary, &name, &mut data, at)?;
-                self.append_resync(&volume, at, data)?;
+                self.append_read_back(&volume, at, data, flags::ROLLBACK)?;
                 at += length;
             }
         }
@@ -246,29 +254,19 @@ impl Journal {
 }
 
 /// The moment, and how many writes an undo discards.
-fn target(
-    options: &RollbackOptions<'_>,
-    reader: &JournalReader,
-    through_port: bool,
-) -> Result<(Moment, u64), Error> {
+fn target(options: &RollbackOptions<'_>, reader: &JournalReader) -> Result<(Moment, u64), Error> {
     let discard = match options.to {
         Target::Moment(moment) => return Ok((moment, 0)),
         Target::Undo { discard } => discard,
     };
-    let (markers, later) = rollbacks(reader, options.volume)?;
-    let Some((stamp, _)) = markers.iter().rev().find(|(_, marker)| marker.last_order.get() == 0) else {
-        return Err(Error::NoMoment(format!("volume {} was never rolled back", options.volume)));
-    };
-    // An interrupted one has no end. What came after its beginning is its own; through a port others may have written since,
-    // and no mark says which is which.
-    let finished = markers.last().is_some_and(|(_, last)| last.last_order.get() > 0);
-    let later = if finished || through_port { later } else { 0 };
+    let undone = undo::last_rollback(reader, options.volume)?;
+    let later = undone.written_since(reader, options.volume)?;
     if later > 0 && !discard {
         return Err(Error::Discards { volume: options.volume.to_owned(), writes: later });
     }
     // Everything from before the marker, what changed the volume's size among it: a moment by its stamp. What the rollback
     // itself did is stamped later.
-    Ok((Moment::Timestamp(*stamp), later))
+    Ok((Moment::Timestamp(undone.stamp), later))
 }
 
 /// What the entries of a rollback hold: what those of the volume hold.

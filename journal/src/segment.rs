@@ -16,7 +16,7 @@ use std::mem::size_of;
 use zerocopy::IntoBytes;
 
 /// Flags of an entry that its index row keeps: of a received one, of a merged one.
-const INDEXED_FLAGS: [u16; 2] = [flags::DUPLICATE, flags::NO_IMAGE];
+const INDEXED_FLAGS: [u16; 2] = [flags::DUPLICATE | flags::ROLLBACK, flags::NO_IMAGE];
 
 /// A batch as the index needs it.
 pub(crate) struct Indexed<'a> {

@@ -175,13 +175,16 @@ pub mod flags {
     /// Of a marker: its volume was compared with primary in full, and what differed stands before it
     /// as resync entries. Gaps up to here are closed for that volume.
     pub const RESYNCED: u16 = 1 << 8;
-    /// Of a marker: a rollback of its volume begins or ends here; the payload is a [`super::Rollback`].
+    /// Of a marker: a rollback of its volume begins or ends here; the payload is a [`super::Rollback`]. Of an entry: a
+    /// rollback wrote or read back what it holds, and nobody who uses the volume wrote it.
     pub const ROLLBACK: u16 = 1 << 9;
     /// Of a marker: its volume has another size from here on; the payload is a [`super::Resize`].
     pub const RESIZED: u16 = 1 << 10;
     /// Of a merged entry: something was written here, and neither what it was nor what had been there before
     /// is known.
     pub const NO_IMAGE: u16 = 1 << 11;
+    /// Of a marker flagged *rollback*: it undoes the rollback before it.
+    pub const UNDO: u16 = 1 << 12;
     /// Every flag with the name that is printed.
     pub const NAMES: &[(u16, &str)] = &[
         (DUPLICATE, "duplicate"),
@@ -194,6 +197,7 @@ pub mod flags {
         (ROLLBACK, "rollback"),
         (RESIZED, "resized"),
         (NO_IMAGE, "no-image"),
+        (UNDO, "undo"),
     ];
 }
 

@@ -29,7 +29,7 @@ struct Printed<'a> {
 }
 
 const INTERRUPTED: &str =
-    "primary may be brought back in part: the same command again finishes it, --undo takes it back";
+    "primary may be brought back in part: the same command again finishes it; --undo takes a rollback back";
 
 /// Runs the command; `at`: `None` with `--undo`.
 pub fn run(arguments: &Restore, at: Option<Moment>) -> Result<(), Error> {

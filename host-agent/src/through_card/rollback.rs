@@ -52,16 +52,17 @@ impl Through<'_> {
             discarded: plan.discarded(),
             ..RolledBack::default()
         };
-        done.before = self.mark(done, plan.extents().to_vec())?;
+        let undo = matches!(to, Target::Undo { .. });
+        done.before = self.mark(done, undo, plan.extents().to_vec())?;
         self.write_back(&plan, &mut done)?;
         self.wait_for_answers()?;
         self.check(port, &mut done)?;
-        self.mark(done, Vec::new())?;
+        self.mark(done, undo, Vec::new())?;
         Ok(done)
     }
 
     /// Marks the beginning, or with `last` the end. Where the journal ended.
-    fn mark(&self, done: RolledBack, extents: Vec<(u64, u64)>) -> Result<u64, Error> {
+    fn mark(&self, done: RolledBack, undo: bool, extents: Vec<(u64, u64)>) -> Result<u64, Error> {
         let (volume, epoch) = (self.volume.clone(), self.epoch);
         self.settled(move |settled| {
             settled.check(epoch)?;
@@ -76,7 +77,7 @@ impl Through<'_> {
             settled.with(move |journal, stamps| {
                 journal.check_room_for_rollback(&volume, &extents)?;
                 let before = if done.last == 0 { journal.end().order } else { done.before };
-                journal.rollback_beside(stamps, &volume, done.target, before, done.last)?;
+                journal.rollback_beside(stamps, &volume, undo, done.target, before, done.last)?;
                 journal.sync()?;
                 Ok(before)
             })

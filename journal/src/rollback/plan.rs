@@ -23,7 +23,7 @@ impl Plan {
         open: impl Fn() -> Result<JournalReader, Error>,
         options: &RollbackOptions<'_>,
     ) -> Result<Self, Error> {
-        let (at, discarded) = target(options, &open()?, true)?;
+        let (at, discarded) = target(options, &open()?)?;
         let sizes = diff(&open()?, options.volume, at, Moment::End, &mut |_, _| {})?.sizes;
         if sizes.0 != sizes.1 {
             return Err(Error::Invalid(format!(

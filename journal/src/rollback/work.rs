@@ -9,7 +9,7 @@ use crate::record::{OwnedRecord, Record};
 use crate::storage;
 use crate::writer::{Commit, Journal};
 use layout::crc;
-use layout::entry::{EntryHeader, Journaled, Kind, Updated};
+use layout::entry::{flags, EntryHeader, Journaled, Kind, Updated};
 use layout::SECTOR_BYTES;
 use std::fs::File;
 use std::ops::Range;
@@ -236,6 +236,7 @@ impl<'a> Work<'a> {
             self.journal.own_port(self.image.volume())?,
             self.image.volume().index,
         );
+        header.flags = flags::ROLLBACK.into();
         header.set_lba(at / SECTOR_BYTES as u64);
         header.sectors = ((after.len() / SECTOR_BYTES) as u16).into();
         header.set_status(Journaled::Port, Updated::Pending);

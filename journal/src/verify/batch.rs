@@ -233,6 +233,9 @@ fn descriptor_kind(d: &EntryHeader, portion: u8) -> Result<Kind, String> {
         (Kind::Completion | Kind::Watermark, _) => 0,
         (Kind::Gap, _) => size_of::<layout::entry::Gap>(),
         (Kind::Merged, _) => size_of::<MergedWindow>(),
+        (Kind::Marker, _) if has(flags::UNDO) && !has(flags::ROLLBACK) => {
+            return Err("a marker of an undo, and of no rollback".into())
+        }
         (Kind::Marker, _) => match (has(flags::ROLLBACK), has(flags::RESIZED)) {
             (true, true) => return Err("a marker of two things at once".into()),
             (true, false) => size_of::<Rollback>(),

@@ -74,7 +74,7 @@ impl Expected {
 
     fn entry(&mut self, d: &EntryHeader, order: u64, payload: u64, arbiter: u16) {
         let updated = d.updated().map_or(0, |updated| updated as u8);
-        let kept = if self.is_merged() { flags::NO_IMAGE } else { flags::DUPLICATE };
+        let kept = if self.is_merged() { flags::NO_IMAGE } else { flags::DUPLICATE | flags::ROLLBACK };
         let row = IndexRow {
             lba: d.lba,
             sectors: d.sectors,

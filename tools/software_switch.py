@@ -1,9 +1,11 @@
 """What is between the initiator and vblade in `make system SWITCH=software`: `host-agent switch`, by AF_PACKET, in a
-network namespace of its own. It is killed in the middle of traffic, and started again."""
+network namespace of its own. It is killed in the middle of traffic, and started again. IMAGES: after, or both: images are
+proved over a base, which before-images alone are not enough for."""
 import ctypes, os, signal, subprocess, sys, time
 import machine
 
 CLONE_NEWNET = 0x40000000
+IMAGES = os.environ.get("IMAGES") or "after"
 # After so many writes it is killed: in the first of the guest's rounds.
 KILL_AFTER = (20, 120)
 # What it let through last is in the capture after this long.
@@ -21,13 +23,15 @@ class SoftwareSwitch:
         self.guests = {}
 
     def start(self, sockets, primary, capture, lose, hesitate):
+        if IMAGES not in ("after", "both"):
+            sys.exit("IMAGES=%s: there is after, and both" % IMAGES)
         if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET):
             sys.exit("a network of its own: %s; it needs root" % os.strerror(ctypes.get_errno()))
         self.run_wire("uplink_tap.py", "tap:uplink", *self.volume.split("."), primary, hesitate, capture)
         for port, (theirs, ours) in sockets.items():
             self.ports += ["--port", "port%d" % port]
             self.run_wire("wire.py", "%s:%s" % (ours, theirs), "tap:port%d" % port, str(lose))
-        self.begin("--create", "--size", "64M")
+        self.begin("--create", "--size", "64M", "--images", IMAGES)
 
     def run_wire(self, program, *arguments):
         wire = subprocess.Popen(["python3", machine.HERE + "/tools/" + program, *arguments], stdout=subprocess.PIPE)
@@ -73,16 +77,30 @@ class SoftwareSwitch:
             sys.exit("the switch did not end in order: " + said)
 
     def known(self, entries, writes):
-        """Of each order whose image is certain: how many of the writes that left make it. The journal has a beginning of those
-        before the kill, then what a comparison found, then each one after it."""
-        behind = len(entries) - (len(writes) - self.left_before)
+        """The writes that left, in the journal's order; and of each order whose image is certain how many of them make it. The
+        journal has a beginning of those before the kill, then what a comparison found, then each one after it. With
+        before-images an entry is there before its write leaves, and those that overlap nothing may change places."""
+        before, later = writes[:self.left_before], writes[self.left_before:]
+        behind = len(entries) - len(later)
         found = [at for at, entry in enumerate(entries) if entry["kind"] == "resync"]
         durable = found[0] if found else behind
-        if found != list(range(durable, behind)) or durable > self.left_before:
+        if found != list(range(durable, behind)) or (IMAGES == "after" and durable > len(before)):
             sys.exit("%d writes left before the kill and %d after it; the journal has %d entries, those of the resync are %s" %
-                     (self.left_before, len(writes) - self.left_before, len(entries), found))
-        self.say("%d of %d writes were in the journal at the kill; %d entries by comparison; then %d writes" %
-                 (durable, self.left_before, len(found), len(writes) - self.left_before))
-        known = {order: order for order in range(durable + 1)}
-        known.update({order: self.left_before + order - behind for order in range(behind, len(entries) + 1)})
-        return known
+                     (len(before), len(later), len(entries), found))
+        self.say("%d writes left before the kill, the journal had %d; %d entries by comparison; then %d writes" %
+                 (len(before), durable, len(found), len(later)))
+        known = {order: order for order in range(durable + 1)} if IMAGES == "after" else {}
+        known.update({order: len(before) + order - behind for order in range(behind, len(entries) + 1)})
+        return before + (later if IMAGES == "after" else in_order(entries[behind:], later)), known
+
+
+def in_order(entries, writes):
+    """The writes as the journal has them."""
+    left, ordered = list(writes), []
+    for entry in entries:
+        place = entry["lba"], 512 * entry["sectors"]
+        found = next((at for at, (lba, data) in enumerate(left) if (lba, len(data)) == place), None)
+        if found is None:
+            sys.exit("order:%d: no such write left the uplink" % entry["order"])
+        ordered.append(left.pop(found))
+    return ordered

@@ -94,10 +94,10 @@ class Card:
         return journal
 
     def known(self, entries, writes):
-        """Of each order: how many of the writes that left make its image."""
+        """The writes that left, in the journal's order; and of each order how many of them make its image."""
         if len(entries) != len(writes):
             sys.exit("%d writes left the uplink, and the journal has %d" % (len(writes), len(entries)))
-        return {order: order for order in range(len(entries) + 1)}
+        return writes, {order: order for order in range(len(entries) + 1)}
 
 
 def prove(agent, out, between, uplink, primary, made, choice, say):
@@ -105,8 +105,7 @@ def prove(agent, out, between, uplink, primary, made, choice, say):
     subprocess.run([agent, "verify", journal], check=True)
     log = subprocess.check_output([agent, "log", journal, "--json"], text=True)
     entries = [json.loads(line) for line in log.splitlines()]
-    writes = list(written(uplink))
-    known = between.known(entries, writes)
+    writes, known = between.known(entries, list(written(uplink)))
     by_port = {}
     for entry in entries:
         if entry["kind"] != "resync":
@@ -114,7 +113,7 @@ def prove(agent, out, between, uplink, primary, made, choice, say):
     if sorted(by_port) != PORTS:
         sys.exit("not every path was used: %s" % by_port)
     duplicates = sum("duplicate" in json.dumps(entry.get("flags", "")) for entry in entries)
-    say("%d writes, by port %s, %d of them copies; the journal has each, in the uplink's order" % (len(writes), by_port, duplicates))
+    say("%d writes, by port %s, %d of them copies; the journal has each" % (len(writes), by_port, duplicates))
     moments = sorted(choice.sample([order for order in known if known[order] >= made], MOMENTS - 1) + [len(entries)])
     base, image, model, done = out + "/base", out + "/image", bytearray(SIZE), 0
     recovered = databases = 0

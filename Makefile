@@ -16,7 +16,7 @@ run:
 
 # Yosys and many a test keep one processor busy for a minute: two things go on side by side.
 test: lint binaries tools
-	$(MAKE) --jobs=2 --output-sync=line rust-test verilog-lint synth-check formal-check cosim-sample nbd-clients
+	$(MAKE) --jobs=2 rust-test verilog-lint synth-check formal-check cosim-sample nbd-clients
 	@echo "make test: all passed"
 
 # Formatting, clippy and rustc's warnings.
@@ -169,12 +169,13 @@ cosim-sample: binaries
 
 # Linux's aoe initiator on two ports, a file system and a database on it, frames that get lost; the card drained in
 # another virtual machine; a running vblade as the target (as root; TARGET=model: its model); the journal proved against
-# what left the uplink.
+# what left the uplink. SWITCH=software: `host-agent switch` instead of the card, killed once (as root); IMAGES=both:
+# with before-images.
 .PHONY: system
 system: binaries
 	@tools/system-packages.sh e2fsprogs:/sbin/e2fsck python3:python3 binutils:strip sqlite3:sqlite3 \
 		vblade:/usr/sbin/vblade iproute2:ip
-	python3 tools/system.py "$$(tools/cosim-packages.sh)" $(HOST_AGENT) $(TARGET)
+	IMAGES=$(IMAGES) python3 tools/system.py "$$(tools/cosim-packages.sh)" $(HOST_AGENT) $(SWITCH) $(TARGET)
 
 # The way to primary: the guest that drains the card reaches the card's storage by its own initiator, through a port; resync,
 # read-back and rollback while another source writes.

@@ -5,15 +5,15 @@ database. Another guest has the card in a slot and drains it into a journal. The
 that left the uplink, in that order, and no other; the image at random moments is, byte for byte, what those writes make;
 e2fsck finds each clean or recovers its journal, and the database is whole.
 
-    system.py TOOLS AGENT [model]       CHRONO_SEED replays the choice of moments
+    system.py TOOLS AGENT [vblade|model|software]       CHRONO_SEED replays what is chosen
 
 The target is a running vblade, on a TAP in a network namespace of its own, which needs root; with `model` it is the model
 of vblade inside the simulated card. Either is late with an answer now and then, so that the initiator sends again. What
-left the uplink is captured.
+left the uplink is captured. With `software` there is no card: `host-agent switch` is in its place, and killed once.
 """
-import json, os, random, select, shutil, subprocess, sys, tempfile, time
+import json, os, random, select, shutil, signal, subprocess, sys, tempfile, time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-import cosim, machine
+import cosim, machine, software_switch
 
 SIZE = 16 << 20
 VOLUME = "1.0"
@@ -47,35 +47,84 @@ def written(path):
             yield int.from_bytes(frame[28:34], "little"), frame[36:36 + 512 * frame[26]]
 
 
-def prove(agent, out, journal, uplink, primary, made, say):
+class Card:
+    """The simulated card, and the guest that drains it."""
+    BEGINS = ("host", "READY")
+
+    def __init__(self, tools, agent, out, children, target):
+        self.tools, self.agent, self.out, self.children, self.target = tools, agent, out, children, target
+        self.disk = self.guests = None
+
+    def start(self, sockets, primary, capture, lose, hesitate):
+        command = cosim.simulate(self.agent, self.out) + ["--uplink-capture", capture, "--lose", str(lose)]
+        if self.target == "model":
+            command += ["--primary", VOLUME + "=" + primary, "--hesitate", hesitate]
+        else:
+            ours, theirs = self.out + "/target", self.out + "/uplink"
+            command += ["--uplink", "%s:%s" % (theirs, ours)]
+            vblade = subprocess.Popen(["unshare", "--net", "python3", machine.HERE + "/tools/uplink_tap.py",
+                                       "%s:%s" % (ours, theirs), *VOLUME.split("."), primary, hesitate], stdout=subprocess.PIPE)
+            self.children.append(vblade)
+            if not vblade.stdout.readline():
+                sys.exit("vblade doesn't start: it needs root; without, there is: make system TARGET=model")
+        for port, (ours, theirs) in sockets.items():
+            command += ["--port", "%d=%s:%s" % (port, theirs, ours)]
+        card = subprocess.Popen(command, stdout=subprocess.PIPE)
+        self.children.append(card)
+        if not card.stdout.readline():
+            sys.exit("the simulated card doesn't start")
+        self.disk = machine.disk(self.out, {"volumes": "--volume %s=%d\n" % (VOLUME, SIZE), "moments": ""})
+        host = cosim.host(self.tools, self.agent, self.out, self.disk, "system")
+        self.children.append(host)
+        self.guests = {"host": host}
+
+    def made(self, left, choice):
+        pass
+
+    def turn(self, left):
+        pass
+
+    def end(self):
+        hear(self.guests["host"], "stop")
+
+    @property
+    def journal(self):
+        journal = self.out + "/journal"
+        subprocess.run(["/sbin/debugfs", "-R", "dump /journal " + journal, self.disk], check=True, stderr=subprocess.DEVNULL)
+        return journal
+
+    def known(self, entries, writes):
+        """The writes that left, in the journal's order; and of each order how many of them make its image."""
+        if len(entries) != len(writes):
+            sys.exit("%d writes left the uplink, and the journal has %d" % (len(writes), len(entries)))
+        return writes, {order: order for order in range(len(entries) + 1)}
+
+
+def prove(agent, out, between, uplink, primary, made, choice, say):
+    journal = between.journal
     subprocess.run([agent, "verify", journal], check=True)
     log = subprocess.check_output([agent, "log", journal, "--json"], text=True)
     entries = [json.loads(line) for line in log.splitlines()]
-    writes = list(written(uplink))
-    if len(entries) != len(writes):
-        sys.exit("%d writes left the uplink, and the journal has %d" % (len(writes), len(entries)))
+    writes, known = between.known(entries, list(written(uplink)))
     by_port = {}
     for entry in entries:
-        by_port[entry["port"]] = by_port.get(entry["port"], 0) + 1
+        if entry["kind"] != "resync":
+            by_port[entry["port"]] = by_port.get(entry["port"], 0) + 1
     if sorted(by_port) != PORTS:
         sys.exit("not every path was used: %s" % by_port)
     duplicates = sum("duplicate" in json.dumps(entry.get("flags", "")) for entry in entries)
-    say("%d writes, by port %s, %d of them copies; the journal has each, in the uplink's order" % (len(writes), by_port, duplicates))
-    seed = int(os.environ.get("CHRONO_SEED", random.randrange(1 << 32)))
-    print("CHRONO_SEED=%d" % seed)
-    moments = sorted(random.Random(seed).sample(range(made, len(writes) + 1), MOMENTS - 1) + [len(writes)])
+    say("%d writes, by port %s, %d of them copies; the journal has each" % (len(writes), by_port, duplicates))
+    moments = sorted(choice.sample([order for order in known if known[order] >= made], MOMENTS - 1) + [len(entries)])
     base, image, model, done = out + "/base", out + "/image", bytearray(SIZE), 0
-    with open(base, "wb") as file:
-        file.truncate(SIZE)
     recovered = databases = 0
     for moment in moments:
-        for lba, data in writes[done:moment]:
+        for lba, data in writes[done:known[moment]]:
             model[lba * 512:lba * 512 + len(data)] = data
-        done = moment
+        done = known[moment]
         subprocess.run([agent, "restore", journal, "--volume", VOLUME, "--base", base, "--at", "order:%d" % moment,
                         "--to", image, "--force"], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         if open(image, "rb").read() != model:
-            sys.exit("the image at order:%d is not what the first %d writes make" % (moment, moment))
+            sys.exit("the image at order:%d is not what the first %d writes make" % (moment, done))
         check = subprocess.run(["/sbin/e2fsck", "-fp", image], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         if check.returncode not in (0, 1):
             sys.exit("e2fsck at order:%d: %s" % (moment, check.stdout))
@@ -107,7 +156,9 @@ def whole_database(out, image, moment):
 
 def main():
     tools, agent = sys.argv[1:3]
-    target = sys.argv[3] if len(sys.argv) > 3 else "vblade"
+    target = " ".join(sys.argv[3:]) or "vblade"
+    if target not in ("vblade", "model", "software"):
+        sys.exit("%s: there is TARGET=vblade, TARGET=model and SWITCH=software, one of them" % target)
     children = []
     with tempfile.TemporaryDirectory(prefix="system") as out:
         try:
@@ -124,46 +175,54 @@ def run(tools, agent, out, children, target):
 
     def say(what):
         print("%6.1f s  %s" % (time.monotonic() - began, what), flush=True)
+    seed = int(os.environ.get("CHRONO_SEED", random.randrange(1 << 32)))
+    print("CHRONO_SEED=%d" % seed)
+    choice = random.Random(seed)
     primary, uplink = out + "/primary", out + "/uplink.pcap"
-    with open(primary, "wb") as file:
-        file.truncate(SIZE)
+    for path in [primary, out + "/base"]:
+        with open(path, "wb") as file:
+            file.truncate(SIZE)
     sockets = {port: ("%s/peer%d" % (out, port), "%s/port%d" % (out, port)) for port in PORTS}
-    command = cosim.simulate(agent, out) + ["--uplink-capture", uplink, "--lose", str(LOSE)]
-    if target == "model":
-        command += ["--primary", VOLUME + "=" + primary, "--hesitate", HESITATE[target]]
+    if target == "software":
+        between = software_switch.SoftwareSwitch(agent, out, children, VOLUME, say)
     else:
-        ours, theirs = out + "/target", out + "/uplink"
-        command += ["--uplink", "%s:%s" % (theirs, ours)]
-        vblade = subprocess.Popen(["unshare", "--net", "python3", machine.HERE + "/tools/uplink_tap.py", ours, theirs,
-                                   *VOLUME.split("."), primary, HESITATE[target]], stdout=subprocess.PIPE)
-        children.append(vblade)
-        if not vblade.stdout.readline():
-            sys.exit("vblade doesn't start: it needs root; without, there is: make system TARGET=model")
-    for port, (ours, theirs) in sockets.items():
-        command += ["--port", "%d=%s:%s" % (port, theirs, ours)]
-    card = subprocess.Popen(command, stdout=subprocess.PIPE)
-    children.append(card)
-    if not card.stdout.readline():
-        sys.exit("the simulated card doesn't start")
-    disk = machine.disk(out, {"volumes": "--volume %s=%d\n" % (VOLUME, SIZE), "moments": ""})
-    host = cosim.host(tools, agent, out, disk, "system")
-    children.append(host)
+        between = Card(tools, agent, out, children, target)
+    between.start(sockets, primary, uplink, LOSE, HESITATE.get(target, HESITATE["vblade"]))
     source = initiator(tools, out, sockets)
     children.append(source)
-    names = {host.stdout.fileno(): ("host", host), source.stdout.fileno(): ("initiator", source)}
-    ended, made = {}, None
-    until = time.monotonic() + cosim.LIMIT_SECONDS
-    lines = {number: b"" for number in names}
+    made = None
 
-    def hear(guest, word):
-        guest.stdin.write(word + b"\n")
-        guest.stdin.flush()
+    def left():
+        return sum(1 for _ in written(uplink))
+    signal.signal(signal.SIGALRM, lambda *_: sys.exit("the guests took longer than %d s" % cosim.LIMIT_SECONDS))
+    signal.alarm(cosim.LIMIT_SECONDS)
+    for name, what in heard({"initiator": source, **between.guests}, lambda: between.turn(left), say):
+        if (name, what) == between.BEGINS:
+            hear(source, "go")
+        elif (name, what) == ("initiator", "MADE"):
+            made = left()
+            between.made(made, choice)
+        elif (name, what) == ("initiator", "DONE"):
+            between.end()
+    signal.alarm(0)
+    prove(agent, out, between, uplink, primary, made, choice, say)
+    say("system: passed")
+
+
+def hear(guest, word):
+    guest.stdin.write(word.encode() + b"\n")
+    guest.stdin.flush()
+
+
+def heard(guests, turn, say):
+    """What the guests tell by lines with @@: who, and the word; until all have ended. `turn` is called between."""
+    names = {guest.stdout.fileno(): name for name, guest in guests.items()}
+    lines, ended = {number: b"" for number in names}, set()
     while lines:
-        if time.monotonic() > until:
-            sys.exit("the guests took longer than %d s" % cosim.LIMIT_SECONDS)
-        for number in select.select(list(lines), [], [], 1)[0]:
-            data = os.read(number, 65536)
-            name, guest = names[number]
+        if len(ended) < len(guests):
+            turn()
+        for number in select.select(list(lines), [], [], 0.1)[0]:
+            data, name = os.read(number, 65536), names[number]
             if not data:
                 del lines[number]
                 continue
@@ -176,22 +235,12 @@ def run(tools, agent, out, children, target):
                 what, _, rest = line.split("@@")[1].partition(" ")
                 say("%s: %s %s" % (name, what, rest))
                 if what == "FAIL":
-                    print(guest.stdout.read().decode("utf-8", "replace"))
+                    print(guests[name].stdout.read().decode("utf-8", "replace"))
                     sys.exit("the %s failed" % name)
-                if (name, what) == ("host", "READY"):
-                    hear(source, b"go")
-                elif (name, what) == ("initiator", "MADE"):
-                    made = sum(1 for _ in written(uplink))
-                elif (name, what) == ("initiator", "DONE"):
-                    hear(host, b"stop")
                 if what == "DONE":
-                    ended[name] = True
-    if len(ended) != 2 or made is None:
+                    ended.add(name)
+                yield name, what
+    if len(ended) != len(guests):
         sys.exit("a guest ended before it was done")
-    journal = out + "/journal"
-    subprocess.run(["/sbin/debugfs", "-R", "dump /journal " + journal, disk], check=True, stderr=subprocess.DEVNULL)
-    prove(agent, out, journal, uplink, primary, made, say)
-    say("system: passed")
-
 
 main()

@@ -255,7 +255,9 @@ fn killed(images: &str) {
         std::thread::sleep(Duration::from_millis(50));
         let before = world.arrived.count(is_write);
         let switch = world.switch(&QUICK);
-        assert!(switch.said().contains("did not end in order"), "{}", switch.said());
+        // With before-images an entry is durable before its write goes on: where all were answered just then, nothing is
+        // missing, and it says nothing.
+        assert!(images != "after" || switch.said().contains("did not end in order"), "{}", switch.said());
         traffic.join().expect("it wrote everything");
         let (code, said) = switch.end("-TERM");
         assert!(code == Some(0) && said.contains("ended in order"), "{said}");

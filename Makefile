@@ -16,8 +16,14 @@ run:
 
 # Yosys and many a test keep one processor busy for a minute: two things go on side by side.
 test: lint binaries tools
-	$(MAKE) --jobs=2 rust-test verilog-lint synth-check formal-check cosim-sample nbd-clients
+	@tools/cosim-packages.sh > /dev/null
+	$(MAKE) --jobs=2 rust-test gateware-check cosim-sample nbd-clients
 	@echo "make test: all passed"
+
+# One behind the other: Yosys and the provers fill one cache.
+.PHONY: gateware-check
+gateware-check: binaries tools
+	$(MAKE) verilog-lint && $(MAKE) synth-check && $(MAKE) formal-check
 
 # Formatting, clippy and rustc's warnings.
 lint: system-packages
@@ -205,7 +211,7 @@ postgres: binaries
 
 system-packages:
 	@tools/system-packages.sh verilator:verilator g++:g++ e2fsprogs:/sbin/e2fsck python3:python3 \
-		libnbd-bin:nbdcopy qemu-utils:qemu-img vblade:/usr/sbin/vblade iproute2:ip
+		libnbd-bin:nbdcopy qemu-utils:qemu-img vblade:/usr/sbin/vblade iproute2:ip fio:fio
 
 tools: .tools/venv/installed
 .tools/venv/installed: tools/requirements.txt

@@ -2,6 +2,7 @@
 //! they are sealed, from the batches' descriptors where they are not.
 
 use crate::batch::{self, Batch, Use};
+use crate::beside::HOST_PORT;
 use crate::error::Error;
 use crate::moment::Moment;
 use crate::payloads::Payloads;
@@ -145,6 +146,8 @@ pub(crate) struct RollbackMarker {
     pub stamp: u64,
     /// It undoes the rollback before it.
     pub undo: bool,
+    /// It came through a port, as writes that nothing tells from others.
+    pub through_port: bool,
     pub rollback: Rollback,
 }
 
@@ -672,8 +675,12 @@ impl<'a> Gather<'a> {
         if note.flags.get() & flags::ROLLBACK != 0 {
             let payload = payloads.whole(&record)?;
             if let Ok((rollback, _)) = Rollback::read_from_prefix(&payload) {
-                let (stamp, undo) = (note.timestamp.get(), note.flags.get() & flags::UNDO != 0);
-                self.found[which].rollbacks.push(RollbackMarker { stamp, undo, rollback });
+                self.found[which].rollbacks.push(RollbackMarker {
+                    stamp: note.timestamp.get(),
+                    undo: note.flags.get() & flags::UNDO != 0,
+                    through_port: note.port == HOST_PORT,
+                    rollback,
+                });
             }
         }
         let resize = sizes::resize_of(&self.reader.file_name(), &record, || payloads.whole(&record))?;

@@ -75,8 +75,10 @@ mod tests {
         assert_eq!(never_written(&file, 4096..8192).expect("an answer"), std::slice::from_ref(&(4096..8192)));
         file.write_all_at(&[1; 8192], 16384).expect("written");
         file.sync_data().expect("on the device");
-        assert_eq!(never_written(&file, 8192..1 << 20).expect("an answer"), [8192..16384, 24576..1 << 20]);
         assert_eq!(never_written(&file, 16384..24576).expect("an answer"), []);
+        // What lies beside it may have been written with zeroes.
+        let far = (1 << 19)..1 << 20;
+        assert_eq!(never_written(&file, far.clone()).expect("an answer"), std::slice::from_ref(&far));
         assert_eq!(never_written(&file, 0..0).unwrap_or_default(), []);
     }
 }

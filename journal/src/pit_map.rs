@@ -101,7 +101,7 @@ impl PitMap {
         }
         map.behind = behind.extents;
         // To give back as much memory takes a tenth of the time that building took, and nobody waits for it.
-        std::thread::spawn(move || drop((writes, below.writes, above.writes)));
+        let _ = std::thread::Builder::new().spawn(move || drop((writes, below.writes, above.writes)));
         map
     }
 
@@ -193,6 +193,14 @@ mod tests {
                     (PitMap::build_in_halves(made.clone(), prefer), PitMap::build(made.clone(), prefer));
                 assert!(halves.extents().eq(whole.extents()), "seed {seed}, {prefer:?}");
                 assert_eq!(halves.doubtful, whole.doubtful, "seed {seed}, {prefer:?}");
+                for _ in 0..20 {
+                    let from = rng.random_range(0..places);
+                    let to = from + rng.random_range(0..=2 * longest);
+                    assert!(
+                        halves.within(from, to).eq(whole.within(from, to)),
+                        "seed {seed}: {from} to {to}"
+                    );
+                }
             }
         }
     }

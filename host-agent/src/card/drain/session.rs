@@ -385,13 +385,12 @@ impl<C: Backend> Session<C> {
     /// Drains until the daemon ends, somebody needs the ports closed, or the card was reset.
     fn drain(&mut self, thread: &mut Thread<'_>) -> Result<Ended, Error> {
         let began = Instant::now();
-        let slower = thread.settings.slower;
         loop {
-            let look = if self.recorder.is_waiting() { LOOK_BEFORE_COMMIT } else { LOOK_EVERY };
-            // `wait` takes time of the card; here it is the wall clock that counts.
-            match self.driver.wait(look / slower) {
+            match self.look(began, thread) {
+                Ok(None) => {}
+                Ok(Some(ended)) => return Ok(ended),
                 // While it is reset it may not answer at all, which looks as if it were gone.
-                Err(error @ (CardError::WasReset { .. } | CardError::Gone(_)))
+                Err(Error::Card(error @ (CardError::WasReset { .. } | CardError::Gone(_))))
                     if thread.was_reset(&error) && self.comes_back() =>
                 {
                     // What it had delivered lies in this process's memory.
@@ -399,27 +398,35 @@ impl<C: Backend> Session<C> {
                     say("it is brought up again; what it had delivered and was not taken is a gap");
                     return Ok(Ended::Reset);
                 }
-                other => drop(other?),
-            }
-            self.recorder.take(&mut self.driver, &mut self.written)?;
-            if self.recorder.is_due(began.elapsed()) {
-                self.commit()?;
-            }
-            self.look_after_settling(thread.desk)?;
-            while let Ok(ask) = thread.asked.try_recv() {
-                if let Some(ended) = self.answer(ask, thread)? {
-                    return Ok(ended);
-                }
-            }
-            if self.driver.card().is_release_requested() && thread.desk.end() {
-                say("the host wants the card back: stopping");
-            }
-            if thread.desk.activity.is_ending() && thread.desk.activity.running().is_none() {
-                let stopped = self.stop();
-                stopped.map_err(|error| Error::Failed(format!("stopping the card: {error}")))?;
-                return Ok(Ended::Told);
+                Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Waits a while, takes what has come, and answers who asks.
+    fn look(&mut self, began: Instant, thread: &mut Thread<'_>) -> Result<Option<Ended>, Error> {
+        let look = if self.recorder.is_waiting() { LOOK_BEFORE_COMMIT } else { LOOK_EVERY };
+        // `wait` takes time of the card; here it is the wall clock that counts.
+        self.driver.wait(look / thread.settings.slower)?;
+        self.recorder.take(&mut self.driver, &mut self.written)?;
+        if self.recorder.is_due(began.elapsed()) {
+            self.commit()?;
+        }
+        self.look_after_settling(thread.desk)?;
+        while let Ok(ask) = thread.asked.try_recv() {
+            if let Some(ended) = self.answer(ask, thread)? {
+                return Ok(Some(ended));
+            }
+        }
+        if self.driver.card().is_release_requested() && thread.desk.end() {
+            say("the host wants the card back: stopping");
+        }
+        if thread.desk.activity.is_ending() && thread.desk.activity.running().is_none() {
+            let stopped = self.stop();
+            stopped.map_err(|error| Error::Failed(format!("stopping the card: {error}")))?;
+            return Ok(Some(Ended::Told));
+        }
+        Ok(None)
     }
 
     /// Waits until the card answers again, whatever it has kept.

@@ -16,6 +16,11 @@ use system_tests::serving::Serving;
 
 const BYTES: usize = 16 << 20;
 const FIO_BYTES: u64 = 256 << 20;
+/// Its writes a second: with entries' overhead some 7 MiB.
+const FIO_RATE: u32 = 1500;
+/// What it and the model write in all the time that is kept, twice.
+const JOURNAL: &str = "6G";
+const SCHEDULE: &str = "all:60s/5s,1s:5m";
 /// Named moments that are kept to be looked at.
 const MOMENTS: usize = 12;
 
@@ -25,7 +30,12 @@ fn fio(serving: &Serving, seconds: u64) -> Child {
         .args(["--verify=crc32c", "--verify_backlog=4096", "--verify_fatal=1", "--fsync=128", "--time_based"])
         .args(["--verify_state_save=0"])
         .arg(format!("--uri={}", serving.uri("fio")))
-        .args([format!("--size={FIO_BYTES}"), format!("--runtime={seconds}")])
+        // What the schedule keeps has to fit the journal, however fast the machine is: a full one stops writes.
+        .args([
+            format!("--size={FIO_BYTES}"),
+            format!("--runtime={seconds}"),
+            format!("--rate_iops={FIO_RATE}"),
+        ])
         .stdout(Stdio::null())
         .spawn()
         .expect("fio starts")
@@ -65,7 +75,7 @@ fn main() {
     let (mut writes, mut checked, mut names) = (0u64, 0u64, 0u64);
     for round in 0..=kills {
         let create: &[&str] = if round == 0 {
-            &["--create", "--size", "6G"]
+            &["--create", "--size", JOURNAL]
         } else {
             &["--base", "model=model.base", "--base", "fio=fio.base"]
         };
@@ -75,7 +85,7 @@ fn main() {
                 let base = path.join(format!("{name}.base")).display().to_string();
                 agent(["base", "adopt", &journal, "--volume", name, "--base", &base]).fine();
             }
-            agent(["merge", &journal, "--schedule", "all:60s/5s,1s:1h"]).fine();
+            agent(["merge", &journal, "--schedule", SCHEDULE]).fine();
         }
         let length = Duration::from_secs_f64(minutes * 60.0 / f64::from(kills + 1));
         let mut load = fio(&serving, length.as_secs().max(2) - 1);

@@ -726,7 +726,7 @@ impl Journal {
         if self.prepared.0 == slot && next + PREPARED_LEAST <= self.prepared.1 {
             return;
         }
-        // What is ready already would look as if it, and so all behind it, had been written.
+        // What was made ready, and isn't on the device yet, would be made ready once more.
         let from = if self.prepared.0 == slot { next.max(self.prepared.1) } else { next };
         let end = self.head.geometry.segment_bytes - BLOCK_BYTES as u64;
         let until = end.min(next + PREPARED);

@@ -52,7 +52,11 @@ fn choose(markers: &[RollbackMarker]) -> Option<Result<Undone, (u64, u64)>> {
         return Some(Err((before(first), before(last))));
     }
     let ended = end.filter(|end| end.through_port).map_or(before(last), |end| end.rollback.last_order.get());
-    Some(Ok(Undone { stamp: first.stamp, before: before(first), own: before(last) + 1..ended + 1 }))
+    Some(Ok(Undone {
+        stamp: first.stamp,
+        before: before(first),
+        own: before(last).saturating_add(1)..ended.saturating_add(1),
+    }))
 }
 
 impl Undone {

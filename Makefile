@@ -38,9 +38,10 @@ HOST_AGENT := $(BINARIES)/host-agent
 binaries: system-packages
 	$(CARGO) build --workspace --bins $(RELEASE)
 
-# Unit, gateware, co-simulation and system tests.
+# Unit, gateware, co-simulation and system tests. Clippy has looked at the examples; to link them too takes a minute.
 rust-test: binaries
-	HOST_AGENT=$(HOST_AGENT) $(CARGO) test --workspace $(RELEASE) --no-fail-fast
+	HOST_AGENT=$(HOST_AGENT) $(CARGO) test --workspace --lib --bins --tests $(RELEASE) --no-fail-fast
+	$(CARGO) test --package nbd --doc $(RELEASE)
 
 # The Verilog of the card, and of one with a single port.
 verilog: binaries

@@ -172,6 +172,12 @@ pub enum Error {
         /// Bytes of it, from the front, that are durable.
         bytes: u64,
     },
+    /// The owner rolled a base on, or made it the base, between two looks of a reader. Open the journal anew.
+    #[error("{file}: the base went on, or became the base, while it was being opened; try again")]
+    BaseMoved {
+        /// The image.
+        file: String,
+    },
     /// The base image doesn't fit the volume.
     #[error("{file}: {what}")]
     Base {

@@ -4,6 +4,7 @@
 use crate::batch::{self, Batch, Use};
 use crate::beside::HOST_PORT;
 use crate::error::Error;
+use crate::large_memory;
 use crate::moment::Moment;
 use crate::payloads::Payloads;
 use crate::reader::JournalReader;
@@ -408,7 +409,8 @@ impl<'a> Gather<'a> {
         if let [found] = &mut self.found[..] {
             // Most entries of a journal are of its largest volume; what isn't used is never touched.
             let all = self.reader.summary().order.min(MOST_RESERVED) as usize;
-            found.writes.reserve(part.rows.len().max(all.saturating_sub(self.entries as usize)));
+            let more = part.rows.len().max(all.saturating_sub(self.entries as usize));
+            large_memory::reserve(&mut found.writes, more);
         }
         for row in &part.late_merged {
             self.late_merged_row(row, part);

@@ -97,6 +97,9 @@ pub struct ImageFacts {
 /// Times that a read begins anew because primary was given another size under it.
 const ATTEMPTS: usize = 3;
 
+/// Times that an image is opened while its base goes on: the steps of merging that roll it lie apart.
+const OPENINGS: usize = 16;
+
 /// An image. Reading it is possible from several threads.
 pub struct Image {
     /// With the size that it had at the moment.
@@ -140,7 +143,26 @@ impl Image {
         Self::open_over(reader, volume, Moment::End, None, true, &mut |_, _| {})
     }
 
+    /// As often as the owner, merging beside it, rolls the base on under it: what was read of the journal is from before.
     fn open_over(
+        mut reader: JournalReader,
+        volume: &str,
+        at: Moment,
+        backing: Option<Backing<'_>>,
+        allow_gaps: bool,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Self, Error> {
+        for _ in 1..OPENINGS {
+            let storage = reader.shared_storage();
+            match Self::open_once(reader, volume, at, backing, allow_gaps, progress) {
+                Err(Error::BaseMoved { .. }) => reader = JournalReader::open_on(storage)?,
+                other => return other,
+            }
+        }
+        Self::open_once(reader, volume, at, backing, allow_gaps, progress)
+    }
+
+    fn open_once(
         reader: JournalReader,
         volume: &str,
         at: Moment,

@@ -35,6 +35,7 @@ mod geometry;
 mod head;
 mod history;
 pub mod image;
+mod large_memory;
 mod levels;
 pub mod merge;
 mod moment;

@@ -569,6 +569,45 @@ fn an_image_that_is_open_sees_its_base_go_on() {
     assert!(read(&end).unwrap() == world.expected(0, world.writes.len()));
 }
 
+/// Merging rolls a base on at any moment: also when a reader has just looked at the journal.
+#[test]
+fn a_base_that_goes_on_while_an_image_is_opened_is_looked_at_again() {
+    let mut world = World::new(number("CHRONO_SEED", 78));
+    for _ in 0..80 {
+        world.step();
+    }
+    while !world.unanswered.is_empty() {
+        world.answer();
+    }
+    let (base, count) = (world.path("first"), world.writes.len());
+    let readers = || [0; 3].map(|_| JournalReader::open_on(shared(&world.storage)).unwrap());
+    let [image_before, look_before, _] = readers();
+    let mut journal = world.journal.take().unwrap();
+    journal.adopt_base(NAME, &base, false).unwrap();
+    let [image_between, look_between, early_between] = readers();
+    let to = early_between.entry_at(Moment::Order(count as u64 / 2)).unwrap();
+    let rolling = journal.begin_rolling(NAME, &base, to).unwrap();
+    write(&world, &rolling, None);
+    rolling.finish(&mut journal, 0).unwrap();
+    for reader in [image_before, image_between] {
+        let backing = Backing::Base(&base);
+        let image = Image::open(reader, NAME, Moment::End, backing, false, &mut |_, _| {}).unwrap();
+        assert!(read(&image).unwrap() == world.expected(0, count));
+    }
+    for reader in [look_before, look_between] {
+        let position = look(&reader, NAME, &base).unwrap().expect("it is known by now");
+        assert_eq!(position, Position { order: to, rolling: to });
+    }
+    // What it has gone past is refused as ever.
+    let backing = Backing::Base(&base);
+    let early = Image::open(early_between, NAME, Moment::Order(1), backing, false, &mut |_, _| {});
+    let text = message(early.map(drop));
+    assert!(
+        text.starts_with("no such moment: order:1; the base of volume 3.0 may hold writes up to"),
+        "{text}"
+    );
+}
+
 #[test]
 fn a_base_that_is_wrong_left_behind_or_advanced_is_refused() {
     let mut world = World::new(number("CHRONO_SEED", 78));

@@ -52,7 +52,13 @@ pub fn look(reader: &JournalReader, volume: &str, base: &Path) -> Result<Option<
     let volume = reader.tables().volume(volume)?;
     let entered = reader.sizes()?.get(&volume.index).map_or(volume.sectors, Sizes::first);
     open_base(base, volume, entered)?;
-    let (position, watch) = position(reader, volume, base)?;
+    let (position, watch) = match position(reader, volume, base) {
+        Err(Error::BaseMoved { .. }) => {
+            let reader = JournalReader::open_on(reader.shared_storage())?;
+            self::position(&reader, reader.tables().volume(&volume.name())?, base)?
+        }
+        found => found?,
+    };
     Ok(watch.map(|_| position))
 }
 
@@ -68,8 +74,7 @@ pub(crate) fn position(
         let now = Head::load(reader.storage())?.tables;
         let changed = now.volume_at(volume.index).filter(|row| *row != volume);
         if changed.is_some_and(|row| check(reader.summary().journal_id, row, base).is_ok()) {
-            let what = "the base went on, or became the base, while it was being opened; try again";
-            return Err(wrong(base, what.into()));
+            return Err(Error::BaseMoved { file: base.display().to_string() });
         }
     }
     checked

@@ -1,6 +1,7 @@
 //! Writes in order of location.
 
 use crate::history::Write;
+use crate::large_memory;
 
 /// Writes of a part: sorting them stays in a core's cache.
 pub(super) const PART: usize = 4096;
@@ -38,7 +39,8 @@ impl Parts {
         for part in 1..nexts.len() {
             nexts[part] += nexts[part - 1];
         }
-        let mut writes = vec![Write::default(); count];
+        let mut writes = large_memory::with_capacity(count);
+        writes.resize(count, Write::default());
         let mut reaching = Vec::new();
         for write in all {
             if (from..to).contains(&write.lba()) {

@@ -2,6 +2,7 @@
 
 use super::{Parts, PitMap, Prefer};
 use crate::history::{mark, Write};
+use crate::large_memory;
 use std::collections::{BinaryHeap, HashSet};
 
 /// A write that an earlier one wins over, and that reaches further.
@@ -23,7 +24,7 @@ pub(super) struct Swept {
 /// What the writes show below `limit`.
 pub(super) fn sweep(writes: Parts, prefer: Prefer, limit: u64) -> Swept {
     let mut sweep = Sweep {
-        map: PitMap { extents: Vec::with_capacity(writes.writes.len()), ..PitMap::default() },
+        map: PitMap { extents: large_memory::with_capacity(writes.writes.len()), ..PitMap::default() },
         shown: vec![false; writes.len()],
         over_ends: HashSet::new(),
         over: BinaryHeap::new(),

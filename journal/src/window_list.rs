@@ -115,7 +115,7 @@ impl ListedWindows<'_> {
                     let begun = self.begin(&record, &batch.ports)?;
                     ended = self.open.replace(begun).or(ended);
                 }
-                (Kind::Gap | Kind::Marker, _) | (_, None) => {}
+                (Kind::Gap | Kind::Marker | Kind::Completion, _) | (_, None) => {}
                 (_, Some(open)) => {
                     open.entries += 1;
                     open.bytes += u64::from(record.header.payload_bytes.get());

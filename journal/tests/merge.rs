@@ -52,9 +52,11 @@ fn check_moment(world: &mut World, at: Moment, count: usize) -> Result<(), Error
     for volume in 0..2 {
         if world.kind != Kind::After {
             let image = world.open(volume, at, true)?;
-            // Where a late answer leaves it open what primary had, anything may be (decision 0016: merged windows don't say
-            // where that is).
+            // Where a late answer leaves it open what primary had, anything may be.
             let (mut expected, doubt) = world.truth_with_late(volume, count, at);
+            if world.late_answers {
+                check_late(&image, &doubt, &format!("{at:?} over primary, {volume}: {:?}", world.late));
+            }
             if doubt.contains(&true) {
                 let mut read = vec![0; expected.len()];
                 image.read_at(&mut read, 0)?;
@@ -70,7 +72,8 @@ fn check_moment(world: &mut World, at: Moment, count: usize) -> Result<(), Error
             let expected = world.assumed(volume, count);
             world.check(&image, &expected);
             if world.late_answers {
-                check_late(&image, &world.doubtful_with_late(volume, count).0);
+                let has_to = world.doubtful_with_late(volume, count).0;
+                check_late(&image, &has_to, &format!("{at:?} over base, {volume}: {:?}", world.late));
             } else if !world.plain {
                 // After a crash answers may be lost that the model knows of.
                 check_doubt(world, &image, volume, count);
@@ -81,13 +84,13 @@ fn check_moment(world: &mut World, at: Moment, count: usize) -> Result<(), Error
 }
 
 /// What has to be doubtful is. An answer to what was merged away may leave more.
-fn check_late(image: &journal::image::Image, has_to: &[bool]) {
+fn check_late(image: &journal::image::Image, has_to: &[bool], what: &str) {
     let mut doubtful = vec![false; has_to.len()];
     for run in image.runs(0, image.bytes()).unwrap() {
         doubtful[run.offset as usize / 512..(run.offset + run.bytes) as usize / 512].fill(run.doubtful);
     }
     let missing = (0..has_to.len()).find(|sector| has_to[*sector] && !doubtful[*sector]);
-    assert_eq!(missing, None, "has to be doubtful");
+    assert_eq!(missing, None, "has to be doubtful: {what}");
 }
 
 fn check_doubt(world: &World, image: &journal::image::Image, volume: usize, count: usize) {
@@ -185,8 +188,6 @@ fn what_was_merged_is_what_the_model_says() {
                 world.step();
             }
             bookmark(&mut world, &mut named);
-            // An answer to what has been merged away would leave doubt that merged windows can't hold (decision 0016).
-            world.unknown.clear();
             let before = world.journal().space();
             let merged = world.journal().merge(&MergeOptions::default(), &mut |_| {}).unwrap();
             let after = world.journal().space();

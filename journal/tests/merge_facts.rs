@@ -6,8 +6,9 @@ use journal::verify::verify;
 use journal::{
     CreateOptions, Delivered, Error, Journal, JournalReader, Moment, OwnedRecord, Port, PortKind, Volume,
 };
-use layout::entry::{flags, EntryHeader, Journaled, Kind, Updated};
+use layout::entry::{flags, EntryHeader, Gap, GapReason, Journaled, Kind, Updated};
 use std::path::{Path, PathBuf};
+use zerocopy::IntoBytes;
 
 const BEGIN: u64 = 1_700_000_000_000_000_000;
 const SECTORS: u64 = 64;
@@ -175,4 +176,121 @@ fn a_step_that_has_no_room_is_tried_with_less() {
         assert!(read == at_order(order), "order:{order}");
     }
     assert!(verify(&path, &mut |_, _| {}).unwrap().findings.is_empty());
+}
+
+/// A window that a named moment ends before its time has what is stamped behind it too.
+#[test]
+fn a_gap_behind_a_named_moment_is_not_forgotten() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut journal, path, base) = make(directory.path());
+    append(&mut journal, 49);
+    let contents = Gap {
+        from_timestamp: (BEGIN + 49_100).into(),
+        from_number: 49.into(),
+        reason: (GapReason::Lost as u32).into(),
+        reserved: 0.into(),
+    };
+    let mut header = EntryHeader::new(Kind::Gap);
+    header.timestamp = (BEGIN + 49_500).into();
+    header.number = 50.into();
+    header.seal(contents.as_bytes());
+    let gap = OwnedRecord { header, payload: contents.as_bytes().to_vec() };
+    journal.append(&[gap.as_record()], &[Delivered { port: 0, timestamp: BEGIN + 49_500 }]).unwrap();
+    (51..150).for_each(|micros| write_both(&mut journal, micros, 40, Updated::Updated));
+    journal.sync().unwrap();
+    let refused = || {
+        let reader = JournalReader::open(&path).unwrap();
+        let at = Moment::Timestamp(BEGIN + 140_000);
+        let image = Image::open(reader, "1.0", at, Backing::Base(&base), false, &mut |_, _| {});
+        matches!(image, Err(Error::Gap { from, .. }) if from == BEGIN + 49_100)
+    };
+    assert!(refused());
+    let all = MergeOptions::default();
+    journal.set_schedule(&"all:5us,10us:1h".parse().unwrap()).unwrap();
+    assert!(journal.merge(&all, &mut |_| {}).unwrap().windows >= 5);
+    assert!(refused());
+    // The last order of the window up to 50 µs, whose entry is a microsecond older.
+    journal.add_bookmark("name", 49, BEGIN + 49_000).unwrap();
+    journal.set_schedule(&"all:5us,10us:90us,50us:1h".parse().unwrap()).unwrap();
+    let merged = journal.merge(&all, &mut |_| {}).unwrap();
+    assert_eq!(merged.windows, 1);
+    assert!(refused(), "entries are missing, and nothing says so any more");
+    let report = verify(&path, &mut |_, _| {}).unwrap();
+    assert_eq!(report.findings, []);
+}
+
+/// Writes as [`append`] makes them, with both images.
+fn write_both(journal: &mut Journal, micros: u64, lba: u64, status: Updated) {
+    let order = journal.end().order + 1;
+    let mut header = EntryHeader::new(Kind::Both);
+    header.timestamp = (BEGIN + micros * 1000).into();
+    header.number = order.into();
+    header.flags = flags::CLOCK_LOCKED.into();
+    header.set_lba(lba);
+    header.sectors = 8.into();
+    header.volume = 0.into();
+    header.set_status(Journaled::Port, status);
+    let payload: Vec<u8> = order.to_le_bytes().repeat(1024);
+    header.seal(&payload);
+    let delivered = Delivered { port: 0, timestamp: header.timestamp.get() };
+    journal.append(&[OwnedRecord { header, payload }.as_record()], &[delivered]).unwrap();
+}
+
+fn answer(journal: &mut Journal, micros: u64, number: u64, status: Updated, also: u16) {
+    let mut header = EntryHeader::new(Kind::Completion);
+    header.timestamp = (BEGIN + micros * 1000).into();
+    header.number = number.into();
+    header.flags = (flags::CLOCK_LOCKED | also).into();
+    header.set_status(Journaled::Pending, status);
+    header.seal(&[]);
+    let delivered = Delivered { port: 0, timestamp: header.timestamp.get() };
+    journal.append(&[OwnedRecord { header, payload: Vec::new() }.as_record()], &[delivered]).unwrap();
+}
+
+/// Between a write and its late answer nobody knows what the target had there; merged, this is said still, and of nothing else.
+#[test]
+fn merged_windows_say_what_a_late_answer_leaves_doubtful() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut journal, path, base) = make(directory.path());
+    write_both(&mut journal, 1, 0, Updated::Pending);
+    answer(&mut journal, 2, 1, Updated::Unknown, 0);
+    // So many that the answer lies in another segment: an index says no more than that one came.
+    (3..=30).for_each(|micros| write_both(&mut journal, micros, 16, Updated::Updated));
+    answer(&mut journal, 31, 1, Updated::Updated, flags::LATE);
+    write_both(&mut journal, 35, 24, Updated::Updated);
+    write_both(&mut journal, 45, 0, Updated::Updated);
+    (50..200).for_each(|micros| write_both(&mut journal, micros, 40, Updated::Updated));
+    journal.sync().unwrap();
+    let first_doubtful = |at: Moment, backing: Backing<'_>| {
+        let image =
+            Image::open(JournalReader::open(&path).unwrap(), "1.0", at, backing, false, &mut |_, _| {});
+        let image = image.unwrap_or_else(|error| panic!("{at:?}: {error}"));
+        let runs = image.runs(0, SECTORS * 512).unwrap();
+        let doubtful: Vec<_> =
+            runs.iter().filter(|run| run.doubtful).map(|run| (run.offset, run.bytes)).collect();
+        assert!(doubtful.is_empty() || doubtful == [(0, 4096)], "{at:?}: {doubtful:?}");
+        doubtful.len() == 1
+    };
+    let check = |every: u64| {
+        for micros in (0..=80).step_by(every as usize) {
+            let at = Moment::Timestamp(BEGIN + micros * 1000);
+            assert_eq!(first_doubtful(at, Backing::Primary(&base)), (1..31).contains(&micros), "{at:?}");
+            assert_eq!(first_doubtful(at, Backing::Base(&base)), (1..45).contains(&micros), "{at:?}");
+        }
+        // Of the windows up to 10, 20, 30, 40 and 50 µs.
+        let orders = [9, 19, 29, 30, 32].into_iter().skip(every as usize / 20).step_by(every as usize / 10);
+        for order in orders.chain([0]) {
+            let at = Moment::Order(order);
+            assert_eq!(first_doubtful(at, Backing::Primary(&base)), (1..30).contains(&order), "{at:?}");
+            assert_eq!(first_doubtful(at, Backing::Base(&base)), (1..31).contains(&order), "{at:?}");
+        }
+        let report = verify(&path, &mut |_, _| {}).unwrap();
+        assert_eq!(report.findings, []);
+    };
+    let all = MergeOptions::default();
+    for (schedule, every) in [("all:20us,10us:1h", 10), ("all:20us,10us:40us,20us:1h", 20)] {
+        journal.set_schedule(&schedule.parse().unwrap()).unwrap();
+        assert!(journal.merge(&all, &mut |_| {}).unwrap().windows >= 5, "{schedule}");
+        check(every);
+    }
 }

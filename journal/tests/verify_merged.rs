@@ -366,7 +366,8 @@ const BREAKS: &[Break] = &[
     ("entry's place", "behind the one before", |t| entry(t, |e| e.set_lba(0))),
     ("entry's volume", "not in the table", |t| entry(t, |e| e.volume = 9.into())),
     ("entry's port", "not in the table", |t| entry(t, |e| e.port = 9)),
-    ("entry's kind", "in a merged portion", |t| entry(t, |e| e.kind = Kind::Completion as u8)),
+    ("entry's kind", "in a merged portion", |t| entry(t, |e| e.kind = Kind::Watermark as u8)),
+    ("entry an answer", "a completion of", |t| entry(t, |e| e.kind = Kind::Completion as u8)),
     ("marker's payload", "marker", |t| {
         other(t, |e| {
             if e.kind == 7 {

@@ -5,9 +5,9 @@ use crate::error::Error;
 use crate::history::{self, PartSource};
 use crate::reader::JournalReader;
 use crate::record::{OwnedRecord, StoredRecord};
-use layout::entry::{flags, Kind};
+use layout::entry::{flags, EntryHeader, Journaled, Kind, Updated};
 use layout::journal_file::{port_flags, MergedWindow, BLOCK_BYTES};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use zerocopy::FromBytes;
 
 /// A window to be.
@@ -39,7 +39,7 @@ pub(super) struct Limits {
 #[derive(Default)]
 pub(super) struct Pass {
     pub windows: Vec<Window>,
-    /// Gaps and markers up to the last window's end, in order of their stamps.
+    /// Gaps, markers and late answers up to where everything was taken, in order of their stamps.
     pub kept: Vec<OwnedRecord>,
     /// Stamp up to which everything was taken.
     pub until: u64,
@@ -81,6 +81,7 @@ pub(super) fn pass(
         pass: Pass::default(),
         open: None,
         counted: (0, 0),
+        begins,
         ended: begins,
         full: false,
     };
@@ -88,7 +89,42 @@ pub(super) fn pass(
         0 => taking.received()?,
         merged => taking.merged(merged)?,
     }
-    Ok(taking.finish())
+    let mut pass = taking.finish();
+    if portion == 0 {
+        place_late_answers(reader, &mut pass.kept)?;
+    }
+    Ok(pass)
+}
+
+/// A late answer has its entry's number, which means nothing any more once that is merged. It is kept with the entry's order
+/// and place, and the last order from before it.
+fn place_late_answers(reader: &JournalReader, kept: &mut [OwnedRecord]) -> Result<(), Error> {
+    let is_answer = |record: &&mut OwnedRecord| record.header.kind == Kind::Completion as u8;
+    let key = |header: &EntryHeader| (reader.arbiter(header.port), header.number.get());
+    let keys: HashSet<(u16, u64)> =
+        kept.iter_mut().filter(is_answer).map(|record| key(&record.header)).collect();
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let entries = reader.unsettled_entries(&keys)?;
+    for record in kept.iter_mut().filter(is_answer) {
+        let answer = record.header;
+        let mut header = EntryHeader::new(Kind::Completion);
+        header.flags = flags::LATE.into();
+        header.set_status(Journaled::Durable, Updated::Unknown);
+        (header.timestamp, header.port, header.sequence) = (answer.timestamp, answer.port, answer.sequence);
+        // An entry that was merged before its answer came is not known any more.
+        (header.volume, header.lba, header.sectors) = (answer.volume, answer.lba, answer.sectors);
+        if let Some(entry) = entries.get(&key(&answer)) {
+            header.number = entry.order.into();
+            header.volume = entry.volume.into();
+            header.set_lba(entry.lba);
+            header.sectors = entry.sectors.into();
+        }
+        header.seal(&[]);
+        record.header = header;
+    }
+    Ok(())
 }
 
 struct Taking<'a> {
@@ -100,6 +136,8 @@ struct Taking<'a> {
     open: Option<Window>,
     /// Entries and bytes of the window that is being filled.
     counted: (u64, u64),
+    /// Everything up to this stamp has been taken before.
+    begins: u64,
     /// End of the window before.
     ended: u64,
     full: bool,
@@ -107,6 +145,7 @@ struct Taking<'a> {
 
 impl Taking<'_> {
     fn received(&mut self) -> Result<(), Error> {
+        let mut last_order = self.reader.head().superblock.portions[0].from_order.get().saturating_sub(1);
         for record in self.reader.records() {
             let record = record?;
             let stamp = record.header.timestamp.get();
@@ -115,6 +154,7 @@ impl Taking<'_> {
             }
             match record.order {
                 Some(order) => {
+                    last_order = order;
                     let entry = Window {
                         to: stamp,
                         first_order: order,
@@ -132,6 +172,13 @@ impl Taking<'_> {
                     }
                     self.count(1, u64::from(bytes));
                     self.cut(order, stamp);
+                }
+                None if record.kind == Kind::Completion => {
+                    // The others are in the statuses of their entries.
+                    if record.header.flags.get() & flags::LATE != 0 && stamp > self.begins {
+                        let header = EntryHeader { sequence: last_order.into(), ..record.header };
+                        self.pass.kept.push(OwnedRecord { header, payload: Vec::new() });
+                    }
                 }
                 None => self.keep(&record)?,
             }
@@ -180,7 +227,7 @@ impl Taking<'_> {
                     }
                     self.cut(record.header.number.get(), stamp);
                 }
-                Kind::Gap | Kind::Marker => self.keep(&record)?,
+                Kind::Gap | Kind::Marker | Kind::Completion => self.keep(&record)?,
                 _ => self.count(1, u64::from(record.header.payload_bytes.get())),
             }
         }
@@ -254,7 +301,7 @@ impl Taking<'_> {
     }
 
     fn keep(&mut self, record: &StoredRecord) -> Result<(), Error> {
-        if matches!(record.kind, Kind::Gap | Kind::Marker) {
+        if matches!(record.kind, Kind::Gap | Kind::Marker | Kind::Completion) {
             let payload = self.reader.payload(record)?;
             self.pass.kept.push(OwnedRecord { header: record.header, payload });
         }

@@ -17,7 +17,7 @@ use crate::record::Record;
 use crate::tables::{Tables, Volume};
 use crate::walk;
 use layout::entry::{flags, Encoding, EntryHeader, Journaled, Kind, Updated};
-use layout::journal_file::{port_flags, MergedWindow, PortState, SealHeader, BLOCK_BYTES};
+use layout::journal_file::{port_flags, MergedWindow, NoteRow, PortState, SealHeader, BLOCK_BYTES};
 use layout::SECTOR_BYTES;
 use std::sync::Arc;
 use zerocopy::{FromZeros, IntoBytes};
@@ -263,8 +263,15 @@ pub(super) fn segments_given_up(
             0 => loaded.first_order + u64::from(row.order.get()) <= last_order,
             _ => row.timestamp.get() <= until,
         });
-        // The answers in it are to entries that go with it, or that are gone.
-        let mut kept = loaded.notes.iter().filter(|note| note.kind != Kind::Completion as u8);
+        // The answers in it are to entries that go with it, or that are gone. Late ones are kept, once it is their turn; when
+        // one came to an entry of the same segment, the index doesn't say.
+        let is_late = |flags: u16| flags & flags::LATE != 0;
+        let late_rows = loaded.rows.iter().chain(&loaded.late_merged).any(|row| is_late(row.flags.get()));
+        if late_rows && loaded.last_timestamp > until {
+            break;
+        }
+        let answer = |note: &&NoteRow| note.kind == Kind::Completion as u8 && !is_late(note.flags.get());
+        let mut kept = loaded.notes.iter().filter(|note| !answer(note));
         let entry = |kind| matches!(kind, Kind::After | Kind::Before | Kind::Both);
         let all_notes = kept.all(|note| match Kind::from_byte(note.kind) {
             Ok(kind) if entry(kind) => true,
@@ -366,6 +373,14 @@ impl Writing<'_, '_> {
             }
             self.window(index)?;
             before = window.last_order;
+        }
+        // Behind a window that a named moment ends before its time.
+        if kept.peek().is_some() {
+            self.output.begin(before, self.ports(None))?;
+        }
+        for record in kept {
+            let kind = Kind::from_byte(record.header.kind).unwrap_or(Kind::Marker);
+            self.output.push(&record.as_record(), kind)?;
         }
         Ok(())
     }

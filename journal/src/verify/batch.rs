@@ -219,9 +219,7 @@ fn descriptor_kind(d: &EntryHeader, portion: u8) -> Result<Kind, String> {
         (Kind::Watermark | Kind::Merged, _) if portion == 0 => {
             return Err(format!("a {kind} in the received portion"))
         }
-        (Kind::Watermark | Kind::Completion, _) if portion != 0 => {
-            return Err(format!("a {kind} in a merged portion"))
-        }
+        (Kind::Watermark, _) if portion != 0 => return Err("a watermark in a merged portion".into()),
         (Kind::After | Kind::Before | Kind::Both | Kind::Resync, _)
             if portion == 0 && has(flags::NO_IMAGE) =>
         {

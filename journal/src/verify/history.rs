@@ -94,6 +94,10 @@ impl History {
             self.gaps.entry(record.port).or_default().extend(missing);
             return Vec::new();
         }
+        if kind == Kind::Completion {
+            report.completions += 1;
+            return Vec::new();
+        }
         report.markers += 1;
         if record.flags.get() & flags::RESIZED == 0 {
             return Vec::new();

@@ -98,7 +98,9 @@ impl Expected {
     }
 
     fn note(&mut self, d: &EntryHeader, kind: Kind, place: u64, arbiter: u16) {
-        let here = self.by_number.get(&(arbiter, d.number.get())).filter(|_| kind == Kind::Completion);
+        // In a merged portion nothing is named by its number.
+        let answer = kind == Kind::Completion && !self.is_merged();
+        let here = self.by_number.get(&(arbiter, d.number.get())).filter(|_| answer);
         if let Some((row, _)) = here.and_then(|index| self.rows.get_mut(*index)) {
             if d.flags.get() & flags::LATE != 0 {
                 row.flags = (row.flags.get() | flags::LATE).into();

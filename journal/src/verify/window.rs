@@ -94,7 +94,10 @@ impl Windows {
         report: &mut Report,
     ) {
         let mut wrong = self.frame(header, parts, front);
-        let outside = parts.records.iter().all(|(_, kind, _)| matches!(kind, Kind::Gap | Kind::Marker));
+        let outside = parts
+            .records
+            .iter()
+            .all(|(_, kind, _)| matches!(kind, Kind::Gap | Kind::Marker | Kind::Completion));
         if outside {
             self.outside(header, parts, front, history, report, &mut wrong);
         } else {
@@ -142,7 +145,7 @@ impl Windows {
         wrong
     }
 
-    /// Gaps and markers, between windows.
+    /// Gaps, markers and late answers, between windows.
     fn outside(
         &mut self,
         header: &BatchHeader,
@@ -172,6 +175,10 @@ impl Windows {
             }
             if *kind == Kind::Gap && history::gap(stamp, payload).is_none() {
                 wrong.push(format!("the gap of port {} makes no sense", record.port));
+            }
+            if *kind == Kind::Completion {
+                let is_volume = front.tables.volumes.contains_key(&record.volume.get());
+                wrong.extend(late_answer(record, is_volume));
             }
             if stamp > self.portion.after_timestamp.get() {
                 self.reach.timestamp = self.reach.timestamp.max(stamp);
@@ -315,6 +322,26 @@ impl Windows {
     }
 }
 
+/// What is wrong with a late answer that was merged. `is_volume`: the table has the volume that it names.
+fn late_answer(d: &EntryHeader, is_volume: bool) -> Option<String> {
+    let mut plain = EntryHeader::new(Kind::Completion);
+    (plain.timestamp, plain.number, plain.sequence) = (d.timestamp, d.number, d.sequence);
+    (plain.lba, plain.sectors, plain.volume, plain.port) = (d.lba, d.sectors, d.volume, d.port);
+    (plain.status, plain.payload_crc, plain.header_crc) = (d.status, d.payload_crc, d.header_crc);
+    plain.flags = flags::LATE.into();
+    let (order, last) = (d.number.get(), d.sequence.get());
+    let (sectors, end) = (d.sectors.get(), d.lba() + u64::from(d.sectors.get()));
+    let rules = [
+        (*d == plain, "fields that should be zero, or it is not late"),
+        ((d.journaled(), d.updated()) == (Ok(Journaled::Durable), Ok(Updated::Unknown)), "its status"),
+        (order <= last, "it answers what came later"),
+        (sectors == 0 || is_volume && end <= 1 << 48, "its sectors, or its volume"),
+        (order == 0 || sectors > 0, "its entry is known, and not where it wrote"),
+    ];
+    let (_, what) = rules.iter().find(|(holds, _)| !holds)?;
+    Some(format!("the late answer of port {} stamped {}: {what}", d.port, d.timestamp))
+}
+
 impl Window {
     /// Checks an entry of the window. What is wrong with it.
     fn entry(&mut self, d: &EntryHeader, kind: Kind, front: &Front) -> Vec<String> {
@@ -347,5 +374,40 @@ impl Window {
         self.at = (volume, end);
         let broken = rules.iter().filter(|(holds, _)| !holds);
         broken.map(|(_, what)| format!("the {kind} of volume {volume} at sector {lba}: {what}")).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_late_answer_says_what_it_has_to_and_no_more() {
+        let mut sound = EntryHeader::new(Kind::Completion);
+        sound.flags = flags::LATE.into();
+        sound.set_status(Journaled::Durable, Updated::Unknown);
+        (sound.timestamp, sound.number, sound.sequence) = (1000.into(), 7.into(), 9.into());
+        (sound.volume, sound.sectors, sound.port) = (0.into(), 8.into(), 1);
+        sound.set_lba(64);
+        let anywhere = EntryHeader { number: 0.into(), sectors: 0.into(), volume: NO_INDEX.into(), ..sound };
+        assert_eq!(late_answer(&sound, true), None);
+        assert_eq!(late_answer(&anywhere, false), None);
+        let broken: [(&str, fn(&mut EntryHeader)); 8] = [
+            ("not late", |d| d.flags = 0.into()),
+            ("not late", |d| d.flags = (flags::LATE | flags::DUPLICATE).into()),
+            ("should be zero", |d| d.slot = 1),
+            ("status", |d| d.set_status(Journaled::Durable, Updated::Updated)),
+            ("came later", |d| d.number = 10.into()),
+            ("its sectors", |d| d.set_lba((1 << 48) - 1)),
+            ("not where it wrote", |d| d.sectors = 0.into()),
+            ("should be zero", |d| d.source = 3.into()),
+        ];
+        for (what, change) in broken {
+            let mut header = sound;
+            change(&mut header);
+            let said = late_answer(&header, true).unwrap_or_default();
+            assert!(said.contains(what), "{what}: {said}");
+        }
+        assert!(late_answer(&sound, false).is_some_and(|said| said.contains("or its volume")));
     }
 }

@@ -161,6 +161,14 @@ impl RollbackMarker {
     }
 }
 
+/// What lies between an entry and its late answer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LateSpan {
+    pub sectors: (u64, u64),
+    /// From which entry, zero if nobody knows any more, to which: the last one from before the answer.
+    pub orders: (u64, u64),
+}
+
 /// What was found.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Found {
@@ -176,9 +184,9 @@ pub(crate) struct Found {
     pub resynced: Vec<u64>,
     /// Markers of rollbacks of the volume, in order.
     pub rollbacks: Vec<RollbackMarker>,
-    /// Sectors of entries that aren't of the span, or that were merged away, of which the span has a late answer: what
-    /// was there until then is doubtful, without any write that could be marked.
-    pub late: Vec<(u64, u64)>,
+    /// Entries that aren't of the span, or that were merged away, of which the span has a late answer: what was there until
+    /// then is doubtful, without any write that could be marked.
+    pub late: Vec<LateSpan>,
     /// Every size that the volume had.
     pub sizes: Sizes,
     /// Stamp of the first entry of the journal, of any volume, behind `until`.
@@ -246,3 +254,16 @@ pub(crate) fn read_each(
 const LOADED_AT_ONCE: usize = 32;
 /// Parts that are loaded before they are asked for: some 10 MiB of rows.
 const PARTS_AHEAD: usize = 8;
+
+/// Ranges in order, joined where they touch.
+pub(crate) fn disjoint(mut ranges: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
+    ranges.sort_unstable();
+    let mut joined: Vec<(u64, u64)> = Vec::new();
+    for (from, to) in ranges {
+        match joined.last_mut() {
+            Some(last) if from <= last.1 => last.1 = last.1.max(to),
+            _ => joined.push((from, to)),
+        }
+    }
+    joined
+}

@@ -187,6 +187,10 @@ impl Image {
                 (Span { after: None, until: at, wanted: Wanted::After }, Prefer::Last)
             }
         };
+        if let Some(Backing::Base(path)) = backing {
+            // Also before what takes long.
+            base::position(&reader, &volume, path)?;
+        }
         let mut found = history::read(&reader, &payloads, &volume, span, progress)?;
         let ((mut order, mut timestamp), last_entry) = match prefer {
             Prefer::First => (found.after, found.after_written),
@@ -195,7 +199,8 @@ impl Image {
         let sectors = found.sizes.at(asked, last_entry);
         // Sectors that the backing has to have, and whether it may have more.
         let (mut has, mut growing, mut watch) = (found.sizes.now(), false, None);
-        let mut newer_than = 0;
+        // Up to which order the backing is a base's.
+        let (mut newer_than, mut held) = (0, 0);
         if let Some(Backing::Base(path)) = backing {
             let (position, found_watch) = base::position(&reader, &volume, path)?;
             position.check(&volume, at)?;
@@ -209,7 +214,7 @@ impl Image {
                 found.without_image = without.map(history::Write::order).min();
             }
             (order, timestamp) = (order, timestamp).max(position.rolling);
-            newer_than = position.order.1;
+            (held, newer_than) = position.order;
             watch = found_watch;
             // What holds nothing of the journal has the size that the volume was entered with.
             has = watch.as_ref().map_or(found.sizes.first(), base::Watch::sectors);
@@ -224,7 +229,11 @@ impl Image {
         }
         let entries = found.writes.len() as u64;
         let map = PitMap::build(std::mem::take(&mut found.writes), prefer);
-        let mut late = disjoint(std::mem::take(&mut found.late));
+        if prefer == Prefer::Last {
+            // What lies behind the base's position has writes to say so: only what the base holds may be the one or the other.
+            found.late.retain(|late| held > 0 && (late.orders.0..=late.orders.1).contains(&held));
+        }
+        let mut late = history::disjoint(found.late.iter().map(|late| late.sectors).collect());
         if prefer == Prefer::Last {
             // What is mapped speaks for itself.
             late.retain(|(from, to)| {
@@ -552,19 +561,6 @@ fn later_within(since: &BTreeMap<u64, Extent>, from: u64, to: u64) -> Vec<Extent
         .filter(|extent| from < to && extent.end() > from && extent.lba < to)
         .map(|extent| extent.cut(extent.lba.max(from), extent.end().min(to)))
         .collect()
-}
-
-/// Ranges in order, joined where they touch.
-fn disjoint(mut ranges: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
-    ranges.sort_unstable();
-    let mut joined: Vec<(u64, u64)> = Vec::new();
-    for (from, to) in ranges {
-        match joined.last_mut() {
-            Some(last) if from <= last.1 => last.1 = last.1.max(to),
-            _ => joined.push((from, to)),
-        }
-    }
-    joined
 }
 
 fn without_image(order: u64, prefer: Prefer) -> Error {

@@ -34,6 +34,8 @@ pub(crate) struct Payloads {
     /// By slot: where batches begin, as far as anyone has looked.
     segments: Mutex<HashMap<u32, SegmentBatches>>,
     heads: Mutex<Heads>,
+    /// Of the batch whose records were asked for last: a batch of gaps or answers is asked for one after the other.
+    records: Mutex<Option<(u64, Arc<Vec<StoredRecord>>)>>,
 }
 
 struct SegmentBatches {
@@ -77,6 +79,7 @@ impl Payloads {
             known: Mutex::new(HashMap::new()),
             segments: Mutex::new(HashMap::new()),
             heads: Mutex::new(Heads::default()),
+            records: Mutex::new(None),
         };
         payloads.know(reader.directory());
         payloads
@@ -194,9 +197,20 @@ impl Payloads {
     /// The record whose descriptor lies `descriptor` bytes from the start of the segment in `slot`.
     pub fn record(&self, slot: u32, descriptor: u64) -> Result<StoredRecord, Error> {
         let at = self.geometry.segment_offset(slot) + descriptor;
-        let batch = self.load(self.batch_before(at)?, at)?;
-        let found = batch.records().into_iter().find(|record| record.location.descriptor == at);
-        found.ok_or_else(|| Error::corrupt(self.storage.name(), at, "no record's descriptor is here"))
+        let begins = self.batch_before(at)?;
+        let kept = lock(&self.records).clone().filter(|(batch, _)| *batch == begins);
+        let records = match kept {
+            Some((_, records)) => records,
+            None => {
+                let records = Arc::new(self.load(begins, at)?.records());
+                *lock(&self.records) = Some((begins, Arc::clone(&records)));
+                records
+            }
+        };
+        let found = records.binary_search_by_key(&at, |record| record.location.descriptor);
+        found
+            .map(|index| records[index])
+            .map_err(|_| Error::corrupt(self.storage.name(), at, "no record's descriptor is here"))
     }
 
     /// A whole payload, checked.

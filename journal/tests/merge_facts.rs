@@ -7,6 +7,7 @@ use journal::{
     CreateOptions, Delivered, Error, Journal, JournalReader, Moment, OwnedRecord, Port, PortKind, Volume,
 };
 use layout::entry::{flags, EntryHeader, Gap, GapReason, Journaled, Kind, Updated};
+use layout::journal_file::technique;
 use std::path::{Path, PathBuf};
 use zerocopy::IntoBytes;
 
@@ -184,18 +185,7 @@ fn a_gap_behind_a_named_moment_is_not_forgotten() {
     let directory = tempfile::tempdir().unwrap();
     let (mut journal, path, base) = make(directory.path());
     append(&mut journal, 49);
-    let contents = Gap {
-        from_timestamp: (BEGIN + 49_100).into(),
-        from_number: 49.into(),
-        reason: (GapReason::Lost as u32).into(),
-        reserved: 0.into(),
-    };
-    let mut header = EntryHeader::new(Kind::Gap);
-    header.timestamp = (BEGIN + 49_500).into();
-    header.number = 50.into();
-    header.seal(contents.as_bytes());
-    let gap = OwnedRecord { header, payload: contents.as_bytes().to_vec() };
-    journal.append(&[gap.as_record()], &[Delivered { port: 0, timestamp: BEGIN + 49_500 }]).unwrap();
+    lose(&mut journal, 49_100, 49_500);
     (51..150).for_each(|micros| write_both(&mut journal, micros, 40, Updated::Updated));
     journal.sync().unwrap();
     let refused = || {
@@ -219,10 +209,69 @@ fn a_gap_behind_a_named_moment_is_not_forgotten() {
     assert_eq!(report.findings, []);
 }
 
+/// What was kept behind the last window goes with it, or nothing finer would ever be given up.
+#[test]
+fn what_is_behind_the_last_window_is_given_up_with_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = CreateOptions {
+        bytes: Some(4 << 20),
+        segment_bytes: Some(64 * 1024),
+        // Nothing has to be rolled into a base.
+        volumes: vec![Volume { technique: technique::BEFORE, ..Volume::aoe(0, 1, 0, SECTORS) }],
+        ports: vec![Port { port: 0, kind: PortKind::Card, arbiter: 0, name: "port 0".into() }],
+        writer: "facts".into(),
+    };
+    let path = directory.path().join("journal");
+    let mut journal = Journal::create(&path, &options).unwrap();
+    let write =
+        |journal: &mut Journal, micros| write_kind(journal, Kind::Before, micros, 40, Updated::Updated);
+    (1..50).for_each(|micros| write(&mut journal, micros));
+    lose(&mut journal, 49_100, 49_500);
+    (51..150).for_each(|micros| write(&mut journal, micros));
+    journal.sync().unwrap();
+    let all = MergeOptions::default();
+    let mut merge = |schedule: &str| {
+        journal.set_schedule(&schedule.parse().unwrap()).unwrap();
+        let merged = journal.merge(&all, &mut |_| {}).unwrap();
+        assert_eq!(verify(&path, &mut |_, _| {}).unwrap().findings, [], "{schedule}");
+        if journal.tables().bookmarks.is_empty() {
+            journal.add_bookmark("name", 49, BEGIN + 49_000).unwrap();
+        }
+        merged
+    };
+    merge("all:5us,10us:1h");
+    assert_eq!(merge("all:5us,10us:90us,50us:1h").windows, 1);
+    let merged = merge("all:5us,10us:90us,50us:95us");
+    assert_eq!((merged.given_up, merged.segments_freed), (49, 1));
+    let merged = merge("all:5us,10us:20us");
+    assert!(merged.given_up >= 50 && merged.segments_freed > 0, "{merged:?}");
+}
+
+/// Entries of port 0 are missing.
+fn lose(journal: &mut Journal, from: u64, to: u64) {
+    let number = journal.end().order + 1;
+    let contents = Gap {
+        from_timestamp: (BEGIN + from).into(),
+        from_number: (number - 1).into(),
+        reason: (GapReason::Lost as u32).into(),
+        reserved: 0.into(),
+    };
+    let mut header = EntryHeader::new(Kind::Gap);
+    header.timestamp = (BEGIN + to).into();
+    header.number = number.into();
+    header.seal(contents.as_bytes());
+    let gap = OwnedRecord { header, payload: contents.as_bytes().to_vec() };
+    journal.append(&[gap.as_record()], &[Delivered { port: 0, timestamp: BEGIN + to }]).unwrap();
+}
+
 /// Writes as [`append`] makes them, with both images.
 fn write_both(journal: &mut Journal, micros: u64, lba: u64, status: Updated) {
+    write_kind(journal, Kind::Both, micros, lba, status);
+}
+
+fn write_kind(journal: &mut Journal, kind: Kind, micros: u64, lba: u64, status: Updated) {
     let order = journal.end().order + 1;
-    let mut header = EntryHeader::new(Kind::Both);
+    let mut header = EntryHeader::new(kind);
     header.timestamp = (BEGIN + micros * 1000).into();
     header.number = order.into();
     header.flags = flags::CLOCK_LOCKED.into();
@@ -230,7 +279,7 @@ fn write_both(journal: &mut Journal, micros: u64, lba: u64, status: Updated) {
     header.sectors = 8.into();
     header.volume = 0.into();
     header.set_status(Journaled::Port, status);
-    let payload: Vec<u8> = order.to_le_bytes().repeat(1024);
+    let payload: Vec<u8> = order.to_le_bytes().repeat(if kind == Kind::Both { 1024 } else { 512 });
     header.seal(&payload);
     let delivered = Delivered { port: 0, timestamp: header.timestamp.get() };
     journal.append(&[OwnedRecord { header, payload }.as_record()], &[delivered]).unwrap();

@@ -11,7 +11,7 @@ use crate::segment::{is_unsettled, lba};
 use crate::sizes::{Change, Sizes};
 use crate::tables::Volume;
 use crate::{large_memory, sizes};
-use late::{Doubt, Kept};
+use late::{Answer, Doubt};
 use layout::entry::{flags, Encoding, Gap, GapReason, Kind, Rollback, Updated};
 use layout::journal_file::{IndexRow, MergedWindow, NoteRow, PAYLOAD_ALIGN};
 use std::collections::HashMap;
@@ -46,9 +46,9 @@ pub(super) struct Gather<'a> {
     /// Late answers: the write, and the last order from before the answer.
     late: Vec<((usize, usize), u64)>,
     /// What late answers to entries leave doubtful that came before the span, or have been merged away.
-    late_to_earlier: Vec<Doubt>,
-    /// Late answers that have been merged.
-    kept: Vec<Kept>,
+    doubts: Vec<Doubt>,
+    /// Late answers that have been merged, or whose entries have.
+    answers: Vec<Answer>,
     /// The highest order seen.
     last_order: u64,
     /// Stamp of the first entry of the journal, of any volume, behind the span.
@@ -75,8 +75,8 @@ impl<'a> Gather<'a> {
             entries: 0,
             unsettled: HashMap::new(),
             late: Vec::new(),
-            late_to_earlier: Vec::new(),
-            kept: Vec::new(),
+            doubts: Vec::new(),
+            answers: Vec::new(),
             last_order: 0,
             next: None,
             until: begins,
@@ -222,8 +222,7 @@ impl<'a> Gather<'a> {
         }
         // When the answer came the index doesn't say: at the segment's end at the latest.
         if late && before && self.is_behind(part.last_order(), part.last_timestamp) {
-            self.found[which].late.push(sectors);
-            self.late_to_earlier.push(Doubt { which, sectors, orders: (0, part.last_order()) });
+            self.late_to_earlier(which, sectors, (order, part.last_order()));
         }
     }
 
@@ -277,7 +276,9 @@ impl<'a> Gather<'a> {
         let late = note.flags.get() & flags::LATE != 0;
         let last_before = || part.last_order_before(note.timestamp.get()).unwrap_or(self.last_order);
         if part.portion > 0 {
-            return self.late_kept(note, part, payloads);
+            let answer = Answer::kept(&payloads.record(part.slot, u64::from(note.descriptor.get()))?.header);
+            self.answers.push(answer);
+            return Ok(());
         }
         let place = match self.unsettled.get(&key).copied() {
             Some(Unsettled::Inside(which, index)) => (which, index),
@@ -285,15 +286,17 @@ impl<'a> Gather<'a> {
             Some(Unsettled::Before(which, sectors)) => {
                 let last = last_before();
                 if late && self.is_behind(last, note.timestamp.get()) {
-                    self.found[which].late.push(sectors);
-                    self.late_to_earlier.push(Doubt { which, sectors, orders: (0, last) });
+                    self.late_to_earlier(which, sectors, (0, last));
                 } else if !late && !Updated::from_byte(note.status >> 4).is_ok_and(is_unsettled) {
                     self.unsettled.remove(&key);
                 }
                 return Ok(());
             }
             None if late && self.reader.head().history_begins_received() > 0 => {
-                return self.late_to_merged(note, part, payloads, last_before());
+                let last = last_before();
+                let header = payloads.record(part.slot, u64::from(note.descriptor.get()))?.header;
+                self.answers.push(Answer::to_merged(header, key, last));
+                return Ok(());
             }
             None => return Ok(()),
         };
@@ -357,7 +360,7 @@ impl<'a> Gather<'a> {
     }
 
     pub fn finish(mut self, payloads: &Payloads) -> Result<Vec<Found>, Error> {
-        self.doubt_what_merged_answers_say();
+        self.doubt_what_answers_to_merged_entries_say()?;
         self.doubt_what_a_late_answer_may_have_overwritten();
         let until_written = self.written(self.until, self.until_window, payloads)?;
         let after_written = self.written(self.after, self.after_window, payloads)?;

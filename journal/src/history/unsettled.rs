@@ -4,19 +4,26 @@ use super::part::Part;
 use crate::error::Error;
 use crate::reader::JournalReader;
 use crate::segment::lba;
-use layout::entry::Kind;
+use layout::entry::{EntryHeader, Kind};
 use layout::journal_file::IndexRow;
 use std::collections::{HashMap, HashSet};
 
 /// An entry that awaited its answer for long.
 pub(crate) struct UnsettledEntry {
     pub order: u64,
-    pub volume: u16,
-    pub lba: u64,
-    pub sectors: u16,
+    volume: u16,
+    lba: u64,
+    sectors: u16,
 }
 
 impl UnsettledEntry {
+    /// Puts where it wrote into the header of its answer.
+    pub fn place(&self, answer: &mut EntryHeader) {
+        answer.volume = self.volume.into();
+        answer.set_lba(self.lba);
+        answer.sectors = self.sectors.into();
+    }
+
     fn of(row: &IndexRow, part: &Part) -> Self {
         Self {
             order: part.first_order + u64::from(row.order.get()),

@@ -64,7 +64,18 @@ pub(super) fn give_up(
     }
     let Some(wanted) = last(until, u64::MAX)? else { return Ok(GiveUp::Nothing) };
     let rolled = based.iter().map(|volume| volume.base.0).min().unwrap_or(u64::MAX);
-    let Some((order, stamp)) = last(until, rolled)? else {
+    let ready = match last(until, rolled)? {
+        Some((order, stamp)) => {
+            let (first_sequence, freed) = segments_given_up(reader, due.source, stamp, order)?;
+            // Where that alone frees nothing, the bases may still go on.
+            (!options.freeing_only || !freed.is_empty()).then_some((order, stamp, first_sequence, freed))
+        }
+        None => None,
+    };
+    let Some((order, stamp, first_sequence, freed)) = ready else {
+        if wanted.0 <= rolled {
+            return Ok(GiveUp::Nothing);
+        }
         let (_, freed) = segments_given_up(reader, due.source, wanted.1, wanted.0)?;
         if options.freeing_only && freed.is_empty() {
             return Ok(GiveUp::Nothing);
@@ -80,10 +91,6 @@ pub(super) fn give_up(
             }
         });
     };
-    let (first_sequence, freed) = segments_given_up(reader, due.source, stamp, order)?;
-    if options.freeing_only && freed.is_empty() {
-        return Ok(GiveUp::Nothing);
-    }
     let merged = Merged { given_up: order - begins, segments_freed: freed.len() as u64, ..Merged::default() };
     let change = Change {
         source: due.source,
@@ -120,8 +127,14 @@ fn last_boundary(
 ) -> Result<Option<(u64, u64)>, Error> {
     if source > 0 {
         let windows = windows::of_portion(reader, source)?;
-        let last = windows.iter().rev().find(|window| window.to <= until && window.last_order <= most);
-        return Ok(last.map(|window| (window.last_order, window.to)));
+        let last = windows.iter().rposition(|window| window.to <= until && window.last_order <= most);
+        return Ok(last.map(|at| {
+            // Behind the last there may be records still, up to where the next finer portion begins.
+            let portions = reader.head().portions().skip_while(|(index, _)| *index != source);
+            let finer = portions.skip(1).map(|(_, portion)| portion.after_timestamp.get()).next();
+            let end = finer.filter(|end| at + 1 == windows.len() && (windows[at].to..=until).contains(end));
+            (windows[at].last_order, end.unwrap_or(windows[at].to))
+        }));
     }
     let mut last = None;
     for record in reader.records() {

@@ -113,13 +113,16 @@ fn place_late_answers(reader: &JournalReader, kept: &mut [OwnedRecord]) -> Resul
         header.flags = flags::LATE.into();
         header.set_status(Journaled::Durable, Updated::Unknown);
         (header.timestamp, header.port, header.sequence) = (answer.timestamp, answer.port, answer.sequence);
-        // An entry that was merged before its answer came is not known any more.
-        (header.volume, header.lba, header.sectors) = (answer.volume, answer.lba, answer.sectors);
-        if let Some(entry) = entries.get(&key(&answer)) {
-            header.number = entry.order.into();
-            header.volume = entry.volume.into();
-            header.set_lba(entry.lba);
-            header.sectors = entry.sectors.into();
+        match entries.get(&key(&answer)) {
+            Some(entry) => {
+                header.number = entry.order.into();
+                entry.place(&mut header);
+            }
+            // An entry that was merged before its answer came is not known any more.
+            None if answer.sectors.get() > 0 => {
+                (header.volume, header.lba, header.sectors) = (answer.volume, answer.lba, answer.sectors);
+            }
+            None => {}
         }
         header.seal(&[]);
         record.header = header;
@@ -149,7 +152,8 @@ impl Taking<'_> {
         for record in self.reader.records() {
             let record = record?;
             let stamp = record.header.timestamp.get();
-            if stamp > self.limits.until || self.full {
+            // What is stamped like the last window's end goes with it.
+            if stamp > self.limits.until || (self.full && stamp > self.pass.until) {
                 break;
             }
             match record.order {

@@ -13,11 +13,13 @@ use crate::history::{self, PartSource, Span, Wanted, Write};
 use crate::moment::Moment;
 use crate::payloads::Payloads;
 use crate::reader::JournalReader;
-use crate::record::Record;
+use crate::record::{OwnedRecord, Record};
 use crate::tables::{Tables, Volume};
 use crate::walk;
 use layout::entry::{flags, Encoding, EntryHeader, Journaled, Kind, Updated};
-use layout::journal_file::{port_flags, MergedWindow, NoteRow, PortState, SealHeader, BLOCK_BYTES};
+use layout::journal_file::{
+    port_flags, MergedWindow, NoteRow, PortState, SealHeader, BLOCK_BYTES, PAYLOAD_ALIGN,
+};
 use layout::SECTOR_BYTES;
 use std::sync::Arc;
 use zerocopy::{FromZeros, IntoBytes};
@@ -296,7 +298,12 @@ fn segments_needed(reader: &JournalReader, taken: &Pass, writes: &[ByWindow]) ->
         (pieces + block).next_multiple_of(block)
     };
     let bytes: u64 = (0..taken.windows.len()).map(window).sum();
-    let kept: usize = taken.kept.iter().map(|record| record.payload.len() + BLOCK_BYTES).sum();
+    // Each with its row of the index, together in a batch before each window and behind the last.
+    let batches = taken.kept.len().min(taken.windows.len() + 1) * 2 * BLOCK_BYTES;
+    let one = |record: &OwnedRecord| {
+        record.payload.len().next_multiple_of(PAYLOAD_ALIGN) + size_of::<EntryHeader>() + size_of::<NoteRow>()
+    };
+    let kept = batches + taken.kept.iter().map(one).sum::<usize>();
     // The last entry that doesn't fit leaves as much as half of it unused.
     let tables = reader.head().encode_tables(reader.tables(), 0).map_or(0, |tables| tables.len() as u64);
     let overhead = 3 * block + tables + most * SECTOR_BYTES as u64;

@@ -76,8 +76,16 @@ pub(super) struct Work<'a> {
 struct Compared {
     offset: u64,
     wanted: Vec<u8>,
+    /// Empty where entries don't hold it.
     there: Vec<u8>,
-    differs: Option<Range<usize>>,
+    differs: Option<Differs>,
+}
+
+/// From the first to the last sector that differs, and the CRC of what an entry of that holds: summed while it is in the cache
+/// of the core that read it.
+struct Differs {
+    range: Range<usize>,
+    crc: u32,
 }
 
 /// Gives primary what is durable in the journal, and lets the device begin with it.
@@ -113,11 +121,22 @@ fn read_ahead(
     buffers: &Buffers,
     sender: mpsc::SyncSender<Result<Compared, Error>>,
 ) {
+    // What isn't journaled is read into the same place again and again, which the core's cache holds.
+    let mut own = vec![0; piece_bytes];
+    let kind = entry_kind(image.volume());
     for (offset, bytes) in extents {
         let mut at = *offset;
         while at < offset + bytes {
             let length = (piece_bytes as u64).min(offset + bytes - at) as usize;
-            let compared = compare(image, primary, buffers, at, length);
+            let compared = match kind {
+                Kind::After => compare(image, primary, buffers, (at, kind), &mut own[..length])
+                    .map(|(wanted, differs)| Compared { offset: at, wanted, there: Vec::new(), differs }),
+                _ => {
+                    let mut there = buffers.take(length);
+                    compare(image, primary, buffers, (at, kind), &mut there)
+                        .map(|(wanted, differs)| Compared { offset: at, wanted, there, differs })
+                }
+            };
             let failed = compared.is_err();
             if sender.send(compared).is_err() || failed {
                 return;
@@ -127,18 +146,31 @@ fn read_ahead(
     }
 }
 
+/// What there has to be, and where what there is differs from it.
 fn compare(
     image: &Image,
     primary: (&str, &File),
     buffers: &Buffers,
-    offset: u64,
-    length: usize,
-) -> Result<Compared, Error> {
-    let (mut wanted, mut there) = (buffers.take(length), buffers.take(length));
+    (offset, kind): (u64, Kind),
+    there: &mut [u8],
+) -> Result<(Vec<u8>, Option<Differs>), Error> {
+    let mut wanted = buffers.take(there.len());
     image.read_at(&mut wanted, offset)?;
-    backing::read(primary.1, primary.0, &mut there, offset)?;
-    let differs = differing(&wanted, &there);
-    Ok(Compared { offset, wanted, there, differs })
+    backing::read(primary.1, primary.0, there, offset)?;
+    let differs = differing(&wanted, there).map(|range| {
+        let payload = payload(kind, &there[range.clone()], &wanted[range.clone()]);
+        Differs { crc: crc::append(crc::crc32c(payload[0]), payload[1]), range }
+    });
+    Ok((wanted, differs))
+}
+
+/// What an entry of this kind holds.
+fn payload<'a>(kind: Kind, before: &'a [u8], after: &'a [u8]) -> [&'a [u8]; 2] {
+    match kind {
+        Kind::Before => [before, &[]],
+        Kind::After => [after, &[]],
+        _ => [before, after],
+    }
 }
 
 impl<'a> Work<'a> {
@@ -202,9 +234,9 @@ impl<'a> Work<'a> {
     fn piece(&mut self, piece: Compared, done: &mut RolledBack) -> Result<(), Error> {
         done.compared += piece.wanted.len() as u64;
         match piece.differs {
-            Some(range) => {
-                let at = piece.offset + range.start as u64;
-                self.bring_back(at, &piece.there[range.clone()], (piece.wanted, range), done)?;
+            Some(differs) => {
+                let at = piece.offset + differs.range.start as u64;
+                self.bring_back(at, &piece.there, (piece.wanted, differs), done)?;
             }
             None => self.buffers.give_back(piece.wanted),
         }
@@ -219,18 +251,15 @@ impl<'a> Work<'a> {
     fn bring_back(
         &mut self,
         at: u64,
-        before: &[u8],
-        wanted: (Vec<u8>, Range<usize>),
+        there: &[u8],
+        (wanted, Differs { range, crc }): (Vec<u8>, Differs),
         done: &mut RolledBack,
     ) -> Result<(), Error> {
-        let (wanted, range) = wanted;
-        let after = &wanted[range];
         let kind = entry_kind(self.image.volume());
-        let payload = match kind {
-            Kind::Before => [before, &[]],
-            Kind::After => [after, &[]],
-            _ => [before, after],
-        };
+        // Not kept where entries don't hold it.
+        let before = there.get(range.clone()).unwrap_or_default();
+        let after = &wanted[range];
+        let payload = payload(kind, before, after);
         let mut header = self.journal.next_header(
             kind,
             self.journal.own_port(self.image.volume())?,
@@ -241,7 +270,7 @@ impl<'a> Work<'a> {
         header.sectors = ((after.len() / SECTOR_BYTES) as u16).into();
         header.set_status(Journaled::Port, Updated::Pending);
         header.payload_bytes = ((payload[0].len() + payload[1].len()) as u32).into();
-        header.payload_crc = crc::append(crc::crc32c(payload[0]), payload[1]).into();
+        header.payload_crc = crc.into();
         header.header_crc = header.computed_crc().into();
         self.journal.append_own_record(&Record { header, payload })?;
         self.note_journaled();

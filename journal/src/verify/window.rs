@@ -336,6 +336,7 @@ fn late_answer(d: &EntryHeader, is_volume: bool) -> Option<String> {
         ((d.journaled(), d.updated()) == (Ok(Journaled::Durable), Ok(Updated::Unknown)), "its status"),
         (order <= last, "it answers what came later"),
         (sectors == 0 || is_volume && end <= 1 << 48, "its sectors, or its volume"),
+        (sectors > 0 || (d.lba(), d.volume.get()) == (0, NO_INDEX), "no sectors, and where they are"),
         (order == 0 || sectors > 0, "its entry is known, and not where it wrote"),
     ];
     let (_, what) = rules.iter().find(|(holds, _)| !holds)?;
@@ -389,17 +390,25 @@ mod tests {
         (sound.timestamp, sound.number, sound.sequence) = (1000.into(), 7.into(), 9.into());
         (sound.volume, sound.sectors, sound.port) = (0.into(), 8.into(), 1);
         sound.set_lba(64);
-        let anywhere = EntryHeader { number: 0.into(), sectors: 0.into(), volume: NO_INDEX.into(), ..sound };
+        let anywhere = EntryHeader {
+            number: 0.into(),
+            sectors: 0.into(),
+            lba: [0; 6],
+            volume: NO_INDEX.into(),
+            ..sound
+        };
         assert_eq!(late_answer(&sound, true), None);
         assert_eq!(late_answer(&anywhere, false), None);
-        let broken: [(&str, fn(&mut EntryHeader)); 8] = [
+        type Change = fn(&mut EntryHeader);
+        let broken: [(&str, Change); 9] = [
             ("not late", |d| d.flags = 0.into()),
             ("not late", |d| d.flags = (flags::LATE | flags::DUPLICATE).into()),
             ("should be zero", |d| d.slot = 1),
             ("status", |d| d.set_status(Journaled::Durable, Updated::Updated)),
             ("came later", |d| d.number = 10.into()),
             ("its sectors", |d| d.set_lba((1 << 48) - 1)),
-            ("not where it wrote", |d| d.sectors = 0.into()),
+            ("and where they are", |d| d.sectors = 0.into()),
+            ("not where it wrote", |d| (d.sectors, d.lba, d.volume) = (0.into(), [0; 6], NO_INDEX.into())),
             ("should be zero", |d| d.source = 3.into()),
         ];
         for (what, change) in broken {

@@ -155,6 +155,8 @@ impl Facts {
             let stamp = record.timestamp.get();
             match kind {
                 Kind::Merged => self.window(header.portion, record, payload),
+                // A late answer that was merged names an order, and what it leaves doubtful is in the windows.
+                Kind::Completion if header.portion > 0 => {}
                 Kind::Completion => self.completion(record, order.saturating_sub(1)),
                 Kind::Gap | Kind::Marker if self.is_part(header.portion, stamp, None) => {
                     self.outside(record, *kind, payload)

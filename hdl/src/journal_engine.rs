@@ -16,6 +16,7 @@ use crate::record_header::RecordHeader;
 use crate::ring_room::RingRoom;
 use layout::aoe;
 use layout::entry::{self, flags, Kind, Updated};
+use layout::port_ring;
 
 mod states {
     #![allow(missing_docs)]
@@ -308,7 +309,7 @@ block_default! {
         stamp_logical, number, clock_state, matched, matched_late, matched_slot, matched_number,
         matched_updated, matched_status, matched_error, matched_aoe, matched_take, watermark_request,
         watermark_done, committed, journaled, journaled_copy, dropped_hold, dropped_quarantine, dropped_read,
-        dropped_closed, ring_head, ring_tail, ring_read_address, ring_read_data, ring, ring_out, crc_step,
+        dropped_closed, ring_head, ring_tail, ring_read_address, ring_read_data, ring_out, crc_step,
         room, held, header, state, kind, record_sequence, record_stamp, record_number, record_clock,
         record_lba, record_info, word_index, high, place, step, sampled, marked, crc, late, good, own_left,
         sending_read, launching, cancelled, held_lines, lost, lost_stamp, lost_number, told_number,
@@ -321,6 +322,13 @@ block_default! {
         flag_late,
     }
     arrays { }
+    with { ring: {
+        // Where volumes have both images the host sees to it that the ring is larger (`driver`).
+        if let Err(error) = port_ring::check(8 << A, aoe::MAXIMUM_SECTORS, 1) {
+            panic!("{error}");
+        }
+        Ram::default()
+    } }
 }
 
 impl<const A: usize, const H: usize> Logic for JournalEngine<A, H> {

@@ -4,10 +4,11 @@
 //! watermark, a gap and a late answer: each may be taken by one record until the drain has passed it.
 
 use crate::prelude::*;
+use layout::port_ring;
 
 /// 64-byte lines that the ring keeps free beside reservations: a watermark, a gap with its payload, a
 /// late answer.
-pub const KEPT_LINES: u64 = 4;
+pub const KEPT_LINES: u64 = port_ring::STANDING_LINES as u64;
 
 logic_block! {
     /// `A`: log2 of the ring's 64-bit words; `H` = `A` − 2: bits of a line count, modulo twice the lines.
@@ -71,7 +72,7 @@ block_default! {
     }
     arrays { }
     with { ring_lines: {
-        assert!(A >= 10 && H == A - 2, "a ring of 2^{A} words can't hold two of the largest entries");
+        assert!(H + 2 == A, "a count of lines has A - 2 = {} bits, not {H}", A - 2);
         Constant::new(bits(1 << (A - 3)))
     } }
 }

@@ -9,6 +9,7 @@ CARGO := cargo
 RELEASE := --release
 VERILOG := build/card.v
 ONE_PORT := build/card1.v
+ECP5_CARD := build/card-ecp5.v
 
 run:
 	@tools/system-packages.sh e2fsprogs:/sbin/e2fsck python3:python3
@@ -43,11 +44,12 @@ rust-test: binaries
 	HOST_AGENT=$(HOST_AGENT) $(CARGO) test --workspace --lib --bins --tests $(RELEASE) --no-fail-fast
 	$(CARGO) test --package nbd --doc $(RELEASE)
 
-# The Verilog of the card, and of one with a single port.
+# The Verilog of the card, of one whose four rings fit an ECP5-85F, and of one with a single port of that.
 verilog: binaries
 	mkdir -p build
 	$(BINARIES)/emit-verilog $(VERILOG)
-	$(BINARIES)/emit-verilog --ports 1 $(ONE_PORT)
+	$(BINARIES)/emit-verilog --ring 32 $(ECP5_CARD)
+	$(BINARIES)/emit-verilog --ports 1 --ring 32 $(ONE_PORT)
 
 # Verilator's lint of the card; tools/lint.vlt says what is waived and why.
 .PHONY: verilog-lint
@@ -69,7 +71,7 @@ synth-port: verilog tools
 # Cells of the four-port card on ECP5 and 7-series; placed and routed on an LFE5UM5G-85F, once a seed. Hours.
 SEEDS := 1,2,3,4,5
 synth: verilog tools
-	python3 tools/synth.py $(VERILOG) --place $(SEEDS)
+	python3 tools/synth.py $(ECP5_CARD) --place $(SEEDS)
 
 # Proofs over single blocks, and that each can fail (hdl/formal).
 formal: formal-check

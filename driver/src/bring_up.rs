@@ -6,7 +6,9 @@ use crate::patience::Patience;
 use crate::record::Progress;
 use crate::registers::{self, card, ports, ALL_ONES};
 use crate::statistics::Wrapping;
+use layout::aoe::MAXIMUM_SECTORS;
 use layout::pcie::{BOUNDARY_BYTES, MSIX_ENTRY_BYTES, MSIX_TABLE_OFFSET};
+use layout::port_ring;
 use layout::registers::{
     command, control, global, IDENTITY_VALUE, MAP_VERSION_VALUE, MAXIMUM_PORTS, PORT_DRAIN, PORT_LOCKED,
     VOLUMES, VOLUME_BEFORE, VOLUME_BOTH, VOLUME_JOURNAL, VOLUME_VALID,
@@ -293,8 +295,8 @@ pub fn identify<C: Card>(card: &mut C) -> Result<Geometry, BringUpError> {
     if slots == 0 {
         return wrong("there are no scoreboard slots");
     }
-    if !(10..=24).contains(&ring_log2) {
-        return wrong("the size of a port's ring is not between 1 KiB and 16 MiB");
+    if !(15..=24).contains(&ring_log2) {
+        return wrong("the size of a port's ring is not between 32 KiB and 16 MiB");
     }
     if volumes == 0 || usize::from(volumes) > VOLUMES {
         return wrong("the number of volumes is not between 1 and 16");
@@ -329,6 +331,17 @@ fn check_settings(settings: &BringUp, geometry: &Geometry) -> Result<(), BringUp
     for (index, volume) in settings.volumes.iter().enumerate() {
         if settings.volumes[..index].contains(volume) {
             return wrong(format!("volume {}.{} is named twice", volume.0, volume.1));
+        }
+        let both = VOLUME_BEFORE | VOLUME_BOTH;
+        if settings.volume_modes.get(index).is_some_and(|mode| mode & both == both) {
+            // Sources choose the length of their writes, up to what AoE allows.
+            if let Err(error) = port_ring::check(geometry.port_ring_bytes, MAXIMUM_SECTORS, 2) {
+                return wrong(format!(
+                    "volume {}.{} is to have both before- and after-images, but the card's {error}: choose one of \
+                     them for it, or load gateware with larger rings",
+                    volume.0, volume.1
+                ));
+            }
         }
     }
     for (port, of_port) in settings.ports.iter().enumerate() {

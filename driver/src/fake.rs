@@ -148,7 +148,7 @@ impl FakeCard {
         }
         card.set(global::MAP_VERSION, MAP_VERSION_VALUE);
         card.set(global::IDENTITY, IDENTITY_VALUE);
-        card.set(global::GEOMETRY, u32::from_le_bytes([ports as u8, 16, 15, 16]));
+        card.set(global::GEOMETRY, u32::from_le_bytes([ports as u8, 16, 16, 16]));
         card
     }
 

@@ -5,7 +5,7 @@ mod made;
 use driver::fake::{FakeCard, Step};
 use driver::{BringUpError, Card as _, CardError, Driver, StopError};
 use layout::pcie::MSIX_TABLE_OFFSET;
-use layout::registers::{global, port, Counter, PORT_LOCKED};
+use layout::registers::{global, port, Counter, PORT_LOCKED, VOLUME_BEFORE, VOLUME_BOTH, VOLUME_JOURNAL};
 use made::{settings, up, Card, RING};
 use std::time::Duration;
 
@@ -103,7 +103,9 @@ fn what_is_not_our_card_is_left_alone() {
     let mut card = FakeCard::new(1);
     card.run(Step::Gone);
     assert!(matches!(error(card, 1), BringUpError::Card(CardError::Gone(_))));
-    for geometry in [[0, 16, 15, 16], [9, 16, 15, 16], [1, 0, 15, 16], [1, 16, 40, 16], [1, 16, 15, 17]] {
+    for geometry in
+        [[0, 16, 15, 16], [9, 16, 15, 16], [1, 0, 15, 16], [1, 16, 14, 16], [1, 16, 40, 16], [1, 16, 15, 17]]
+    {
         let mut card = FakeCard::new(1);
         card.set(global::GEOMETRY, u32::from_le_bytes(geometry));
         assert!(matches!(error(card, 1), BringUpError::Geometry { .. }), "{geometry:?}");
@@ -131,6 +133,26 @@ fn settings_that_cannot_be_are_named() {
         let error = Driver::bring_up(card, &settings).map(|_| ()).unwrap_err().to_string();
         assert!(error.contains(text), "{error}");
     }
+}
+
+/// Rings of 32 KiB hold two of the largest entries with one image, not with two.
+#[test]
+fn both_images_are_refused_where_rings_are_too_small_for_them() {
+    let with = |ring_log2, mode| {
+        let mut card = FakeCard::new(2);
+        card.set(global::GEOMETRY, u32::from_le_bytes([2, 16, ring_log2, 16]));
+        let mut settings = settings(2);
+        settings.volume_modes = vec![0, mode];
+        Driver::bring_up(card, &settings).map(|_| ()).map_err(|error| error.to_string())
+    };
+    let error = with(15, VOLUME_BEFORE | VOLUME_BOTH).unwrap_err();
+    for text in ["volume 1.1", "rings of 32768 bytes", "17 sectors", "35328 bytes", "64 KiB", "choose one"] {
+        assert!(error.contains(text), "{text}: {error}");
+    }
+    for mode in [0, VOLUME_BEFORE, VOLUME_BEFORE | VOLUME_JOURNAL] {
+        assert_eq!(with(15, mode), Ok(()), "{mode:#x}");
+    }
+    assert_eq!(with(16, VOLUME_BEFORE | VOLUME_BOTH | VOLUME_JOURNAL), Ok(()));
 }
 
 #[test]

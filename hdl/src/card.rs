@@ -13,6 +13,8 @@ use crate::prelude::*;
 use crate::return_path::ReturnPath;
 use crate::time_base::TimeBase;
 use crate::uplink::Uplink;
+use layout::aoe::MAXIMUM_SECTORS;
+use layout::port_ring;
 
 logic_block! {
     /// The top. Streams as DESIGN §5 has them: 64-bit data with byte 0 in lane 0, keep, last, valid,
@@ -326,8 +328,9 @@ impl<const P: usize, const A: usize, const H: usize, const B: usize> Card<P, A, 
     }
 }
 
-/// The standard configuration: four ports, rings of 32 KiB, buffers of 16 KiB.
-pub type StandardCard = Card<4, 12, 10, 11>;
+/// The standard configuration: four ports, rings of 64 KiB, which both images of a write need, buffers of 16 KiB.
+pub type StandardCard = Card<4, 13, 11, 11>;
+const _: () = assert!(port_ring::check(8 << 13, MAXIMUM_SECTORS, 2).is_ok());
 
 #[cfg(test)]
 mod tests {
@@ -340,5 +343,12 @@ mod tests {
         check_all(&card).unwrap();
         let verilog = generate_verilog(&card);
         assert!(verilog.contains("module top(") || verilog.contains("module top "));
+    }
+
+    #[test]
+    fn a_ring_without_room_for_two_of_the_largest_entries_makes_no_card() {
+        let refused = std::panic::catch_unwind(Card::<1, 11, 9, 11>::default).map(|_| ()).unwrap_err();
+        let text = refused.downcast_ref::<String>().expect("a reason");
+        assert!(text.contains("rings of 16384 bytes") && text.contains("so rings of 32 KiB"), "{text}");
     }
 }

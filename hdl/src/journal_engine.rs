@@ -16,6 +16,7 @@ use crate::record_header::RecordHeader;
 use crate::ring_room::RingRoom;
 use layout::aoe;
 use layout::entry::{self, flags, Kind, Updated};
+use layout::port_ring;
 
 mod states {
     #![allow(missing_docs)]
@@ -219,6 +220,16 @@ logic_block! {
         step: Dff<Bits<4>>,
         // The leaf's time has been sampled, so the arbiter may take it.
         sampled: Dff<bool>,
+        // Everything that is looked at for an admission was fine in the cycle before: whether to ask is decided then,
+        // and only what another port's admission or an answer may have changed is looked at again with the request.
+        asked: Dff<bool>,
+        claim_asked: Dff<bool>,
+        // What was at the head is there for so long at least, and nothing has taken room for so long.
+        seen: Dff<bool>,
+        seen_longer: Dff<bool>,
+        quiet: Dff<bool>,
+        quiet_longer: Dff<bool>,
+        overdue: Dff<bool>,
         marked: Dff<bool>,
         crc: Dff<Bits<32>>,
         late: Dff<bool>,
@@ -264,6 +275,9 @@ logic_block! {
         age: Signal<Local, Bits<24>>,
         expired: Signal<Local, bool>,
         ask: Signal<Local, bool>,
+        mark_fits: Signal<Local, bool>,
+        entry_fits: Signal<Local, bool>,
+        still_clear: Signal<Local, bool>,
         ask_stamp: Signal<Local, bool>,
         flags: Signal<Local, Bits<16>>,
         payload_last: Signal<Local, Bits<15>>,
@@ -308,19 +322,27 @@ block_default! {
         stamp_logical, number, clock_state, matched, matched_late, matched_slot, matched_number,
         matched_updated, matched_status, matched_error, matched_aoe, matched_take, watermark_request,
         watermark_done, committed, journaled, journaled_copy, dropped_hold, dropped_quarantine, dropped_read,
-        dropped_closed, ring_head, ring_tail, ring_read_address, ring_read_data, ring, ring_out, crc_step,
+        dropped_closed, ring_head, ring_tail, ring_read_address, ring_read_data, ring_out, crc_step,
         room, held, header, state, kind, record_sequence, record_stamp, record_number, record_clock,
-        record_lba, record_info, word_index, high, place, step, sampled, marked, crc, late, good, own_left,
+        record_lba, record_info, word_index, high, place, step, sampled, asked, claim_asked, seen,
+        seen_longer, quiet, quiet_longer, overdue, marked, crc, late, good, own_left,
         sending_read, launching, cancelled, held_lines, lost, lost_stamp, lost_number, told_number,
         payload_crc, start, entry_lines, lines, committing, crc_field, slot_room, shut, record_flags,
         record_slot, gap_word, claiming, frame, ended, again, payload, payload_word, source_word, short_lba,
-        uplink_data, has_before, both_here, sectors, sectors_held, age, expired, ask, ask_stamp, flags,
-        payload_last, next_place, next_index, next_step, next_sequence, pop, write_word, write_at, write_data,
+        uplink_data, has_before, both_here, sectors, sectors_held, age, expired, ask, mark_fits,
+        entry_fits, still_clear, ask_stamp, flags, payload_last, next_place, next_index, next_step, next_sequence, pop, write_word, write_at, write_data,
         all_ones, after, before_kind, both_kind, cancelled_status, failure, read_short, read_long, completion,
         watermark, gap, gap_lost, flag_duplicate, flag_locked, flag_holdover, flag_logical, flag_aoe,
         flag_late,
     }
     arrays { }
+    with { ring: {
+        // Where volumes have both images the host sees to it that the ring is larger (`driver`).
+        if let Err(error) = port_ring::check(8 << A, aoe::MAXIMUM_SECTORS, 1) {
+            panic!("{error}");
+        }
+        Ram::default()
+    } }
 }
 
 impl<const A: usize, const H: usize> Logic for JournalEngine<A, H> {
@@ -346,6 +368,13 @@ impl<const A: usize, const H: usize> Logic for JournalEngine<A, H> {
             place,
             step,
             sampled,
+            asked,
+            claim_asked,
+            seen,
+            seen_longer,
+            quiet,
+            quiet_longer,
+            overdue,
             marked,
             crc,
             late,
@@ -385,6 +414,17 @@ impl<const A: usize, const H: usize> Logic for JournalEngine<A, H> {
         self.shut.next = self.barred.val() & (!self.clear.val() | (self.copy.val() & !self.copy_room.val()));
         self.age.next = self.ticks.val().get_bits::<24>(0) - self.write_info.val().get_bits::<24>(70);
         self.expired.next = bit_cast::<32, 24>(self.age.val()) > self.hold.val();
+        // The queue rests a cycle after what was taken, so two cycles in which a write waits see the same one.
+        self.overdue.d.next = self.waiting.val() & self.expired.val();
+        self.seen.d.next = self.waiting.val();
+        self.seen_longer.d.next = self.waiting.val() & self.seen.q.val();
+        // `ring_room::LOOK_CYCLES`.
+        self.mark_fits.next =
+            self.room.mark_room.val() | (self.room.line_room.val() & self.quiet_longer.q.val());
+        self.entry_fits.next = self.room.room.val() & self.quiet_longer.q.val() & self.seen_longer.q.val();
+        // A request is granted in its own cycle or not at all, so it must be right then.
+        self.still_clear.next =
+            self.waiting.val() & self.clear.val() & !(self.copy.val() & self.copy_parked.val());
 
         // Flags that come with the stamp.
         self.flags.next = bits::<16>(0);
@@ -577,7 +617,27 @@ impl<const A: usize, const H: usize> Logic for JournalEngine<A, H> {
                 self.place.d.next = self.start.val() + 8;
                 self.late.d.next = false;
                 self.cancelled.d.next = false;
-                if self.lost.q.val() & self.room.gap_room.val() {
+                if self.write_grant.val() {
+                    self.described.next = true;
+                    self.kind.d.next = self.after.val();
+                    self.record_stamp.d.next = self.stamp.val();
+                    self.record_number.d.next = self.number.val();
+                    self.record_lba.d.next = self.write_key.val().get_bits::<48>(80);
+                    self.record_info.d.next = self.write_info.val().get_bits::<46>(0);
+                    self.told_number.d.next = self.number.val();
+                    self.record_slot.next = self.slot.val();
+                    if self.copy.val() {
+                        self.record_flags.next = self.flag_duplicate.val();
+                    }
+                    self.state.d.next = EngineState::Stream;
+                } else if self.stamp_grant.val() {
+                    // The stamp is not used; the grant is what keeps two claims apart.
+                    self.described.next = true;
+                    self.claim.next = true;
+                    self.record_lba.d.next = self.write_key.val().get_bits::<48>(80);
+                    self.record_info.d.next = self.write_info.val().get_bits::<46>(0);
+                    self.held_lines.d.next = self.entry_lines.val();
+                } else if self.lost.q.val() & self.room.gap_room.val() {
                     self.kind.d.next = self.gap.val();
                     self.state.d.next = EngineState::Stamp;
                 } else if self.matched.val()
@@ -595,7 +655,7 @@ impl<const A: usize, const H: usize> Logic for JournalEngine<A, H> {
                     self.kind.d.next = self.completion.val();
                     self.late.d.next = self.matched_late.val();
                     self.state.d.next = EngineState::Stamp;
-                } else if self.watermark_request.val() & (!self.marked.q.val()) & self.room.mark_room.val() {
+                } else if self.watermark_request.val() & (!self.marked.q.val()) & self.mark_fits.val() {
                     self.kind.d.next = self.watermark.val();
                     self.state.d.next = EngineState::Stamp;
                 } else if self.before_valid.val() {
@@ -635,7 +695,7 @@ impl<const A: usize, const H: usize> Logic for JournalEngine<A, H> {
                     self.described.next = true;
                     self.dropped_closed.next = true;
                     self.state.d.next = EngineState::Discard;
-                } else if self.waiting.val() & self.expired.val() {
+                } else if self.waiting.val() & self.overdue.q.val() {
                     self.described.next = true;
                     self.dropped_hold.next = true;
                     self.state.d.next = EngineState::Discard;
@@ -648,31 +708,9 @@ impl<const A: usize, const H: usize> Logic for JournalEngine<A, H> {
                     self.dropped_quarantine.next = true;
                     self.state.d.next = EngineState::Discard;
                 } else if self.waiting.val() & self.word_filled.val() & self.has_before.val() {
-                    self.claiming.next = self.clear.val() & self.slot_room.val() & self.room.room.val();
-                    if self.stamp_grant.val() {
-                        // The stamp is not used; the grant is what keeps two claims apart.
-                        self.described.next = true;
-                        self.claim.next = true;
-                        self.record_lba.d.next = self.write_key.val().get_bits::<48>(80);
-                        self.record_info.d.next = self.write_info.val().get_bits::<46>(0);
-                        self.held_lines.d.next = self.entry_lines.val();
-                    }
+                    self.claiming.next = self.clear.val() & self.slot_room.val() & self.entry_fits.val();
                 } else if self.waiting.val() & self.word_filled.val() {
-                    self.ask.next = self.clear.val() & self.slot_room.val() & self.room.room.val();
-                    if self.write_grant.val() {
-                        self.described.next = true;
-                        self.kind.d.next = self.after.val();
-                        self.record_stamp.d.next = self.stamp.val();
-                        self.record_number.d.next = self.number.val();
-                        self.record_lba.d.next = self.write_key.val().get_bits::<48>(80);
-                        self.record_info.d.next = self.write_info.val().get_bits::<46>(0);
-                        self.told_number.d.next = self.number.val();
-                        self.record_slot.next = self.slot.val();
-                        if self.copy.val() {
-                            self.record_flags.next = self.flag_duplicate.val();
-                        }
-                        self.state.d.next = EngineState::Stream;
-                    }
+                    self.ask.next = self.clear.val() & self.slot_room.val() & self.entry_fits.val();
                 }
             }
             EngineState::Stamp => {
@@ -906,8 +944,20 @@ impl<const A: usize, const H: usize> Logic for JournalEngine<A, H> {
         self.word_again.next = self.again.val();
         self.sampling.next = self.ask.val() | self.ask_stamp.val() | self.claiming.val();
         self.sampled.d.next = self.ask.val() | self.ask_stamp.val() | self.claiming.val();
-        self.write_request.next = self.ask.val() & self.sampled.q.val();
-        self.stamp_request.next = (self.ask_stamp.val() | self.claiming.val()) & self.sampled.q.val();
+        self.quiet.d.next = (self.state.q.val() == EngineState::Idle) & !self.claim.val();
+        self.quiet_longer.d.next =
+            (self.state.q.val() == EngineState::Idle) & !self.claim.val() & self.quiet.q.val();
+        self.asked.d.next = self.ask.val();
+        self.claim_asked.d.next = self.claiming.val();
+        self.write_request.next = self.asked.q.val()
+            & (self.state.q.val() == EngineState::Idle)
+            & self.writes_open.val()
+            & self.still_clear.val();
+        self.stamp_request.next = (self.ask_stamp.val() & self.sampled.q.val())
+            | (self.claim_asked.q.val()
+                & (self.state.q.val() == EngineState::Idle)
+                & self.writes_open.val()
+                & self.still_clear.val());
         self.stamp_entry.next = self.ask_stamp.val() & self.header.is_entry.val();
         self.ring.write_enable.next = self.write_word.val();
         self.ring.write_address.next = self.write_at.val();

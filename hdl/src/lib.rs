@@ -11,6 +11,7 @@ pub mod card;
 pub mod counters;
 pub mod crc32c;
 pub mod crossing_bound;
+pub mod description_queue;
 pub mod expired;
 pub mod fifo;
 pub mod fixed;

@@ -6,6 +6,7 @@
 
 use crate::answer_gate::AnswerGate;
 use crate::counters::Counters;
+use crate::description_queue::DescriptionQueue;
 use crate::ingress::Ingress;
 use crate::journal_engine::JournalEngine;
 use crate::prelude::*;
@@ -173,8 +174,8 @@ logic_block! {
         pass_buffer: FrameBuffer<B>,
         out_buffer: FrameBuffer<B>,
         gate: AnswerGate,
-        keys: Fifo<128, 5>,
-        infos: Fifo<97, 5>,
+        keys: DescriptionQueue<128, 5>,
+        infos: DescriptionQueue<97, 5>,
         engine: JournalEngine<A, H>,
         scoreboard: Scoreboard,
         counters: Counters,
@@ -263,11 +264,9 @@ impl<const A: usize, const H: usize, const B: usize> Logic for Port<A, H, B> {
         self.pass_buffer.last.next = self.ingress.last.val();
         self.pass_buffer.valid.next = self.ingress.valid.val();
         self.pass_buffer.commit.next = self.ingress.commit_pass.val();
-        self.keys.clear.next = false;
         self.keys.data.next = self.ingress.write_key.val();
         self.keys.push.next = self.ingress.commit_write.val();
         self.keys.pop.next = self.engine.described.val();
-        self.infos.clear.next = false;
         self.infos.data.next = self.ingress.write_info.val();
         self.infos.push.next = self.ingress.commit_write.val();
         self.infos.pop.next = self.engine.described.val();

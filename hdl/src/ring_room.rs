@@ -1,13 +1,21 @@
 //! How full a port's ring is, and what still has room in it (DESIGN §3.1).
 //!
+//! The answer about entries is worked out in two cycles, so it is that of two cycles ago: it understates what drains
+//! have freed since, and who asks has to leave alone for [`LOOK_CYCLES`] what takes room.
+//!
 //! Room for a completion is reserved with its entry. Beside that the ring always keeps room for a
 //! watermark, a gap and a late answer: each may be taken by one record until the drain has passed it.
 
 use crate::prelude::*;
+use layout::port_ring;
 
 /// 64-byte lines that the ring keeps free beside reservations: a watermark, a gap with its payload, a
 /// late answer.
-pub const KEPT_LINES: u64 = 4;
+pub const KEPT_LINES: u64 = port_ring::STANDING_LINES as u64;
+
+/// For so many cycles before [`RingRoom::room`] or [`RingRoom::line_room`] is believed nothing may have been committed
+/// or reserved, nor `wanted` have changed.
+pub const LOOK_CYCLES: u64 = 2;
 
 logic_block! {
     /// `A`: log2 of the ring's 64-bit words; `H` = `A` − 2: bits of a line count, modulo twice the lines.
@@ -34,8 +42,10 @@ logic_block! {
         pub commit_late: Signal<In, bool>,
         /// Lines committed.
         pub head: Signal<Out, Bits<H>>,
-        /// There is room for `wanted`.
+        /// There was room for `wanted` [`LOOK_CYCLES`] ago.
         pub room: Signal<Out, bool>,
+        /// There was room for one more line where an entry could lie [`LOOK_CYCLES`] ago.
+        pub line_room: Signal<Out, bool>,
         /// There is room for a watermark.
         pub mark_room: Signal<Out, bool>,
         /// There is room for a gap.
@@ -50,9 +60,16 @@ logic_block! {
         mark_end: Dff<Bits<H>>,
         gap_end: Dff<Bits<H>>,
         late_end: Dff<Bits<H>>,
+        // The first of the two cycles: what is in the ring, and what else is to have room; then the answers.
+        lying: Dff<Bits<H>>,
+        promised: Dff<Bits<16>>,
+        asked: Dff<Bits<16>>,
+        fits: Dff<bool>,
+        spare: Dff<bool>,
         used: Signal<Local, Bits<H>>,
         lines: Signal<Local, Bits<H>>,
         new_head: Signal<Local, Bits<H>>,
+        promise: Signal<Local, Bits<16>>,
         kept: Signal<Local, Bits<16>>,
         needed: Signal<Local, Bits<16>>,
         past_mark: Signal<Local, Bits<H>>,
@@ -66,12 +83,12 @@ logic_block! {
 block_default! {
     RingRoom<A, H> {
         clock, tail, reserved, held, wanted, commit, commit_lines, commit_mark, commit_gap, commit_late, head,
-        room, mark_room, gap_room, late_room, committed, mark_taken, gap_taken, late_taken, mark_end, gap_end,
-        late_end, used, lines, new_head, kept, needed, past_mark, past_gap, past_late, kept_lines,
+        room, line_room, mark_room, gap_room, late_room, committed, mark_taken, gap_taken, late_taken, mark_end, gap_end,
+        late_end, lying, promised, asked, fits, spare, used, lines, new_head, promise, kept, needed, past_mark, past_gap, past_late, kept_lines,
     }
     arrays { }
     with { ring_lines: {
-        assert!(A >= 10 && H == A - 2, "a ring of 2^{A} words can't hold two of the largest entries");
+        assert!(H + 2 == A, "a count of lines has A - 2 = {} bits, not {H}", A - 2);
         Constant::new(bits(1 << (A - 3)))
     } }
 }
@@ -79,17 +96,25 @@ block_default! {
 impl<const A: usize, const H: usize> Logic for RingRoom<A, H> {
     #[hdl_gen]
     fn update(&mut self) {
-        dff_setup!(self, clock, committed, mark_taken, gap_taken, late_taken, mark_end, gap_end, late_end);
+        dff_setup!(
+            self, clock, committed, mark_taken, gap_taken, late_taken, mark_end, gap_end, late_end, lying,
+            promised, asked, fits, spare
+        );
         self.head.next = self.committed.q.val();
         self.used.next = self.committed.q.val() - self.tail.val();
-        self.kept.next = bit_cast::<16, H>(self.used.val())
-            + bit_cast::<16, 7>(self.reserved.val())
+        self.promise.next = bit_cast::<16, 7>(self.reserved.val())
             + bit_cast::<16, 9>(self.held.val())
             + self.kept_lines.val();
-        self.needed.next = self.kept.val() + bit_cast::<16, 9>(self.wanted.val());
-        self.room.next = self.needed.val() <= self.ring_lines.val();
-        // A watermark may also lie where an entry could.
-        self.mark_room.next = !self.mark_taken.q.val() | (self.kept.val() < self.ring_lines.val());
+        self.lying.d.next = self.used.val();
+        self.promised.d.next = self.promise.val();
+        self.asked.d.next = self.promise.val() + bit_cast::<16, 9>(self.wanted.val());
+        self.kept.next = bit_cast::<16, H>(self.lying.q.val()) + self.promised.q.val();
+        self.needed.next = bit_cast::<16, H>(self.lying.q.val()) + self.asked.q.val();
+        self.fits.d.next = self.needed.val() <= self.ring_lines.val();
+        self.spare.d.next = self.kept.val() < self.ring_lines.val();
+        self.room.next = self.fits.q.val();
+        self.line_room.next = self.spare.q.val();
+        self.mark_room.next = !self.mark_taken.q.val();
         self.gap_room.next = !self.gap_taken.q.val();
         self.late_room.next = !self.late_taken.q.val();
 
@@ -129,71 +154,85 @@ mod tests {
     /// kept room that is promised is there.
     #[test]
     fn what_is_promised_has_room() {
-        let mut block = RingRoom::<10, 8>::default();
+        let mut block = RingRoom::<12, 10>::default();
         block.connect_all();
         check_all(&block).unwrap();
         assert!(generate_verilog(&block).contains("module top"));
-        const LINES: u64 = 128;
+        const LINES: u64 = 512;
         let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(9);
         // Records with their lines, and the kept room that they took.
         let mut ring: VecDeque<(u64, usize)> = VecDeque::new();
         let (mut tail, mut reserved) = (0u64, 0u64);
         let mut counts = [0; 4];
+        let (mut refused, mut freed) = (0, 0);
         for step in 0..40_000 {
+            let used = |ring: &VecDeque<(u64, usize)>| ring.iter().map(|(lines, _)| lines).sum::<u64>();
+            let taken = |ring: &VecDeque<(u64, usize)>, kind| ring.iter().any(|&(_, taken)| taken == kind);
+            let kept = |ring: &VecDeque<(u64, usize)>| {
+                [1, 2, 1].iter().zip(1..).filter(|(_, kind)| !taken(ring, *kind)).map(|(n, _)| n).sum::<u64>()
+            };
             block.commit.next = false;
-            block.wanted.next = bits(random.random_range(1..=17) * 8 + 2);
+            let wanted = random.random_range(1..=34) * 8 + 2;
+            block.wanted.next = bits(wanted);
             block.reserved.next = bits(reserved);
-            block.tail.next = bits(tail % 256);
+            block.tail.next = bits(tail % 1024);
             settle(&mut block);
-            let used: u64 = ring.iter().map(|(lines, _)| lines).sum();
-            let taken = |kind: usize| ring.iter().any(|&(_, taken)| taken == kind);
             // What must still fit, should all of it come before the next drain.
-            let owed =
-                reserved + [1, 2, 1].iter().zip(1..).filter(|(_, k)| !taken(*k)).map(|(n, _)| n).sum::<u64>();
-            assert!(used + owed <= LINES, "step {step}: {used} lines used and {owed} promised");
-            assert!(block.head.val().to_u64() == (tail + used) % 256);
-            if step > 0 && random.random_bool(0.5) {
-                let kind = random.random_range(0..5);
-                let (room, lines) = match kind {
-                    0 => (block.room.val(), block.wanted.next.to_u64() - 1),
-                    1 => (block.mark_room.val(), 1),
-                    2 => (block.gap_room.val(), 2),
-                    3 => (block.late_room.val(), 1),
-                    _ => (reserved > 0, 1),
-                };
-                if room {
-                    block.commit.next = true;
-                    block.commit_lines.next = bits(lines);
-                    block.commit_mark.next = kind == 1;
-                    block.commit_gap.next = kind == 2;
-                    block.commit_late.next = kind == 3;
-                    // A watermark beside one that took the room lies where an entry could.
-                    let takes = match kind {
-                        1 if taken(1) => 0,
-                        1..=3 => kind,
-                        _ => 0,
-                    };
-                    cycle(&mut block, |b| &mut b.clock, |_| ());
-                    match kind {
-                        0 => reserved += 1,
-                        4 => reserved -= 1,
-                        _ => {}
-                    }
-                    if kind < 4 {
-                        counts[kind] += 1;
-                    }
-                    ring.push_back((lines, takes));
-                    continue;
+            assert!(
+                used(&ring) + reserved + kept(&ring) <= LINES,
+                "step {step}: more promised than there is"
+            );
+            assert!(block.head.val().to_u64() == (tail + used(&ring)) % 1024);
+            let before = used(&ring);
+            for _ in 0..LOOK_CYCLES {
+                cycle(&mut block, |b| &mut b.clock, |_| ());
+                // A drain ends at a record's end; it may come while the room is looked at, or be seen at once.
+                if random.random_bool(if step / 2000 % 2 == 0 { 0.1 } else { 0.005 }) {
+                    let records = random.random_range(0..=ring.len());
+                    tail += ring.drain(..records).map(|(lines, _)| lines).sum::<u64>();
+                    block.tail.next = bits(tail % 1024);
+                    settle(&mut block);
                 }
             }
-            cycle(&mut block, |b| &mut b.clock, |_| ());
-            // A drain ends at a record's end.
-            if random.random_bool(if step / 2000 % 2 == 0 { 0.1 } else { 0.01 }) {
-                let records = random.random_range(0..=ring.len());
-                tail += ring.drain(..records).map(|(lines, _)| lines).sum::<u64>();
+            let drained = used(&ring) != before;
+            freed += u64::from(drained);
+            if !drained {
+                assert_eq!(block.room.val(), before + reserved + 4 + wanted <= LINES, "step {step}");
+                assert_eq!(block.line_room.val(), before + reserved + 4 < LINES, "step {step}");
             }
+            refused += u64::from(!block.room.val());
+            let kind = random.random_range(0..6);
+            let (room, lines, takes) = match kind {
+                0 => (block.room.val(), wanted - 1, 0),
+                1 => (block.mark_room.val() || block.line_room.val(), 1, 0),
+                2 => (block.gap_room.val(), 2, 2),
+                3 => (block.late_room.val(), 1, 3),
+                4 => (reserved > 0, 1, 0),
+                _ => continue,
+            };
+            if !room {
+                continue;
+            }
+            block.commit.next = true;
+            block.commit_lines.next = bits(lines);
+            block.commit_mark.next = kind == 1;
+            block.commit_gap.next = kind == 2;
+            block.commit_late.next = kind == 3;
+            cycle(&mut block, |b| &mut b.clock, |_| ());
+            match kind {
+                0 => reserved += 1,
+                4 => reserved -= 1,
+                _ => {}
+            }
+            if kind < 4 {
+                counts[kind] += 1;
+            }
+            // A watermark beside one that took the room lies where an entry could.
+            let takes = if kind == 1 && !taken(&ring, 1) { 1 } else { takes };
+            ring.push_back((lines, takes));
         }
-        println!("{counts:?} entries, watermarks, gaps, late answers");
+        println!("{counts:?} entries, watermarks, gaps, late answers; {refused} times none, {freed} drains");
         assert!(counts.iter().all(|&count| count > 100), "{counts:?}");
+        assert!(refused > 1000 && freed > 100);
     }
 }

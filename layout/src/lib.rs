@@ -13,6 +13,7 @@ pub mod entry;
 pub mod journal_file;
 pub mod nbd;
 pub mod pcie;
+pub mod port_ring;
 pub mod registers;
 pub mod ring;
 

@@ -93,7 +93,7 @@ pub mod global {
             QUARANTINE @ 0x05C, 32, Rw, ticks(10_000_000) as u64, "Ticks from the last copy forwarded until the interlock of an unanswered write ends. Beyond the time for which the network or the target may still keep a frame. Every tick each request is looked at once, between answers.";
             FLUSH_PERIOD @ 0x060, 32, Rw, ticks(1_000) as u64, "Ticks between periodic drains with watermarks; 0: never.";
             INTERRUPT_PERIOD @ 0x064, 32, Rw, ticks(50) as u64, "Least ticks between two interrupts of one vector.";
-            VOLUME_TABLE @ 0x100, 32, Rw, 0, "16 words, one a volume: bits 15:0 shelf, 23:16 slot, 24 the data before are journaled instead of those after, 25 with bit 24 both are, 26 acknowledge policy `journal` (answers, and writes with before-images, wait for DURABLE; otherwise policy `port`), 31 valid. A port holds one write at a time for its before-image; its frames must fit the port's ring with both images.";
+            VOLUME_TABLE @ 0x100, 32, Rw, 0, "16 words, one a volume: bits 15:0 shelf, 23:16 slot, 24 the data before are journaled instead of those after, 25 with bit 24 both are, 26 acknowledge policy `journal` (answers, and writes with before-images, wait for DURABLE; otherwise policy `port`), 31 valid. Both need larger rings (below). A port holds one write at a time for its before-image.";
         }
     }
 }

@@ -1,9 +1,14 @@
 //! `docs/registers.md` is what `layout::registers` says. `CHRONO_WRITE=1` writes it anew.
 
+use layout::aoe::MAXIMUM_SECTORS;
 use layout::pcie;
+use layout::port_ring::{check, needed_bytes};
 use layout::registers::{control, global, port, Access, Counter, Register, FUNCTION_RESET_PORT};
 use layout::registers::{CORE_HZ, IDENTITY_VALUE, PORT_BASE, PORT_STRIDE, TICK_CYCLES};
 use std::fmt::Write;
+
+/// Rings that the table speaks of; gateware is made with the last two.
+const RING_KIB: [usize; 3] = [16, 32, 64];
 
 fn table(page: &mut String, registers: &[Register], resets: impl Fn(&Register) -> &'static str) {
     page.push_str(
@@ -20,6 +25,35 @@ fn table(page: &mut String, registers: &[Register], resets: impl Fn(&Register) -
         writeln!(page, "| {offset:#05x} | {name} | {bits} | {access} | {reset:#x} | {resets} | {doc} |")
             .unwrap();
     }
+}
+
+/// Which ring takes which writes.
+fn rings(page: &mut String) {
+    write!(
+        page,
+        "\n## A port's own ring\n\nGEOMETRY tells its size. It holds two of the largest entries with their \
+         completions, a watermark, a gap and a late answer; a write waits until there is room. Sources choose how long \
+         their writes are, so the row of {MAXIMUM_SECTORS} sectors is what counts: gateware with smaller rings than \
+         that of one image isn't made, and drivers refuse both images (VOLUME_TABLE bits 24 and 25) where rings are \
+         smaller than that of two.\n\n\
+         | sectors of a write | one image, bytes needed | both images | {} |\n|---|---|---|---|---|---|\n",
+        RING_KIB.map(|kib| format!("ring of {kib} KiB")).join(" | ")
+    )
+    .unwrap();
+    // Frames of 1,500 bytes, of 4 KiB and of 8 KiB of data, the longest.
+    for sectors in [2, 8, 16, MAXIMUM_SECTORS] {
+        let takes =
+            RING_KIB.map(|kib| match [1, 2].map(|images| check(kib * 1024, sectors, images).is_ok()) {
+                [_, true] => "both",
+                [true, false] => "one image",
+                [false, false] => "none",
+            });
+        let [one, two] = [1, 2].map(|images| needed_bytes(sectors, images));
+        writeln!(page, "| {sectors} | {one} | {two} | {} |", takes.join(" | ")).unwrap();
+    }
+    page.push_str(
+        "\nA ring takes a block RAM of 18 kbit for each 2 KiB (ECP5), or one of 36 kbit for each 4 KiB (7-series).\n",
+    );
 }
 
 fn page() -> String {
@@ -60,6 +94,7 @@ fn page() -> String {
         Access::Rw => "stays",
         _ => "",
     });
+    rings(&mut page);
     page.push_str(
         "\n## Counters\n\nWords of COUNTERS, by what became of a frame.\n\n| offset | counter |\n|---|---|\n",
     );

@@ -790,6 +790,8 @@ fn random_drains_are_exact() {
         random_drains::<3, 12, 10>(seed.wrapping_add(round), false);
     }
     random_drains::<8, 8, 6>(seed, false);
+    // As large as the smallest ring of the host.
+    random_drains::<1, 13, 11>(seed, false);
 }
 
 #[test]

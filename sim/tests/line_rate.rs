@@ -19,7 +19,7 @@ const PART: u64 = 17 * 512;
 /// Cycles between two looks of the driver: 20 µs.
 const LOOK_CYCLES: u64 = 2_500;
 /// Bytes of a port's ring.
-const PORT_RING: usize = 32 << 10;
+const PORT_RING: usize = 64 << 10;
 /// 256 bytes, what the simulated root allows.
 const MAX_PAYLOAD: usize = 256;
 
@@ -183,8 +183,8 @@ fn full_rings_drain_at_the_speed_of_the_link() {
     let mut driver = bring_up(MEASURED_ANSWER_CYCLES);
     driver.card_mut().set_bus_master(false);
     for port in 0..PORTS {
-        // More than a ring of 32 KiB takes.
-        for number in 0..40 {
+        // More than a ring takes: an entry of two sectors and its completion are 18 lines.
+        for number in 0..PORT_RING as u64 / (18 * 64) + 12 {
             let frame = write(port, number, 2);
             driver.card_mut().offer(port, frame);
         }

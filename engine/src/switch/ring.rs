@@ -3,9 +3,8 @@
 //! Room for one watermark, one gap and one late answer is always kept beside what entries and completions
 //! share (DESIGN §3, invariant 1): so an answer that was waited for always has a place.
 
-use layout::entry::{record_bytes, Gap};
+use layout::port_ring::STANDING_BYTES;
 use std::collections::VecDeque;
-use std::mem::size_of;
 
 /// What always has room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,9 +16,6 @@ pub enum Standing {
     /// An answer after its entry's status had been declared unknown.
     Late = 2,
 }
-
-/// Bytes of the room that is always kept.
-pub const STANDING_BYTES: usize = 2 * record_bytes(0) + record_bytes(size_of::<Gap>());
 
 /// A ring.
 #[derive(Clone, Debug)]

@@ -2,11 +2,7 @@
 
 use crate::frame::VolumeTable;
 use layout::aoe::MAXIMUM_SECTORS;
-use layout::entry::record_bytes;
 use layout::registers::{MAXIMUM_PORTS, SLOTS, VOLUMES};
-use layout::SECTOR_BYTES;
-
-use super::ring::STANDING_BYTES;
 
 /// Most slots of a scoreboard: a record's slot is a byte, and a before-image read's tag has eight bits for it.
 pub const MAXIMUM_SLOTS: usize = 256;
@@ -130,8 +126,7 @@ pub struct Settings {
 }
 
 /// The smallest ring: two of the largest entries with their completions, and what always has room.
-pub const MINIMUM_RING_BYTES: usize =
-    2 * (record_bytes(2 * MAXIMUM_SECTORS * SECTOR_BYTES) + record_bytes(0)) + STANDING_BYTES;
+pub const MINIMUM_RING_BYTES: usize = layout::port_ring::needed_bytes(MAXIMUM_SECTORS, 2);
 
 /// Settings that make no switch.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -20,7 +20,7 @@ use clap::{Args, ValueEnum};
 use exports::Export;
 pub use exports::{check_not_behind, BaseOf, ExportOf};
 use ports::path::{Durability, Images};
-pub use serving::{begin_with_card, Serving};
+pub use serving::{begin_with_card, OfCard, Serving};
 use std::path::{Path, PathBuf};
 
 /// `serve`.

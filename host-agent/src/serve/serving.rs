@@ -72,21 +72,27 @@ pub fn begin(
     serving.let_clients_in(opened, output)
 }
 
-/// The same in the session of a card, which its thread begins: until then no write is let in. `volumes`: those behind the card.
-/// `run` begins to drain the card into a session with all these volumes.
+/// A card that exports share the session of.
+pub struct OfCard<'a> {
+    /// The volumes behind it.
+    pub volumes: &'a [Volume],
+    /// How much slower than a real card's its clock is.
+    pub slower: u32,
+}
+
+/// The same in the session of a card, which its thread begins: until then no write is let in. `run` begins to drain the card into a session with all these volumes.
 pub fn begin_with_card(
     what: What<'_>,
     opened: Opened,
-    volumes: &[Volume],
-    slower: u32,
+    card: OfCard<'_>,
     desk: &Arc<Desk>,
     held: &mut Held,
     output: &mut Output,
     run: impl FnOnce(&Arc<Serving>, &Arc<Software>, Vec<Volume>) -> Result<(), Error>,
 ) -> Result<(), Error> {
     // The card's have the first indexes.
-    let prepared = prepare(what, &opened, volumes, VOLUMES as u16, held, output)?;
-    let (session, clock) = (held.journal()?.opened().session, Arc::new(CardClock::new(slower)));
+    let prepared = prepare(what, &opened, card.volumes, VOLUMES as u16, held, output)?;
+    let (session, clock) = (held.journal()?.opened().session, Arc::new(CardClock::new(card.slower)));
     let of_clock = Arc::clone(&clock) as Arc<dyn Clock>;
     let (ports, owner, volumes) = prepared.ports(&opened, desk, of_clock, (0, 0));
     let ports = Arc::new(ports.in_line());

@@ -165,11 +165,11 @@ pub fn run(drain: &Drain) -> Result<(), Error> {
         let Some(opened) = exported else { return session::start(desk, settings, make).map(drop) };
         serve::check_not_behind(&drain.export, &settings.volumes)?;
         let known = settings.volumes.clone();
+        let card = serve::OfCard { volumes: &known, slower };
         serve::begin_with_card(
             drain.what(),
             opened,
-            &known,
-            slower,
+            card,
             desk,
             held,
             output,

@@ -8,7 +8,7 @@ use crate::arguments::{ImagesKind, Size};
 use crate::daemon::{hold, Desk, Holding, Lodger};
 use crate::error::Error;
 use crate::network::NetworkArguments;
-use crate::serve::{self, DurabilityKind, ExportOf, Journaling, Opened, Serving, What};
+use crate::serve::{self, DurabilityKind, ExportOf, Journaling, OfCard, Opened, Serving, What};
 use journal::image::{Backing, Image};
 use journal::{JournalReader, Moment, Volume};
 use layout::SECTOR_BYTES;
@@ -103,7 +103,8 @@ impl World {
                     tell.send((Arc::clone(desk), Arc::clone(serving), both)).expect("somebody waits");
                     Ok(())
                 };
-                serve::begin_with_card(what, opened, &known, FOLLOWED, desk, held, output, run)
+                let behind = OfCard { volumes: &known, slower: FOLLOWED };
+                serve::begin_with_card(what, opened, behind, desk, held, output, run)
             })
         });
         let (desk, serving, lodger) = told.recv().expect("it holds the journal");

@@ -462,6 +462,9 @@ mod tests {
     use super::*;
     use crate::replay::Ledger;
     use journal::{Durable, Opened, Tables};
+    use layout::entry::Gap;
+    use std::sync::Mutex;
+    use zerocopy::FromBytes;
 
     /// A journal that knows ports of other arbiters, too, whose numbers are far on.
     struct Shared;
@@ -533,5 +536,162 @@ mod tests {
         let (mut recorder, mut rings) = (Recorder::new(Box::new(Shared), 2), Told(Vec::new()));
         recorder.commit(&mut rings).unwrap();
         assert_eq!(rings.0, [7]);
+    }
+
+    /// A journal that ends at stamp 100, and keeps what is appended.
+    #[derive(Default)]
+    struct Kept(Arc<Mutex<Vec<OwnedRecord>>>);
+
+    impl Ledger for Kept {
+        fn opened(&self) -> &Opened {
+            unreachable!("it is open")
+        }
+
+        fn tables(&self) -> &Tables {
+            unreachable!("nobody asks for volumes")
+        }
+
+        fn end(&self) -> End {
+            let last = self.0.lock().unwrap().last().map_or(100, |record| record.header.timestamp.get());
+            let arbiters = vec![journal::ArbiterEnd { arbiter: ARBITER, timestamp: 100, number: 5 }];
+            End { order: 0, timestamp: last, arbiters }
+        }
+
+        fn append(&mut self, records: &mut Vec<OwnedRecord>, _: &[Delivered]) -> Result<(), journal::Error> {
+            self.0.lock().unwrap().append(records);
+            Ok(())
+        }
+
+        fn note_source(&mut self, _: Source) -> Result<(), Error> {
+            Ok(())
+        }
+
+        fn sync(&mut self) -> Result<Durable, Error> {
+            unreachable!("nobody asks for it")
+        }
+
+        fn close(self: Box<Self>) -> Result<Durable, Error> {
+            unreachable!("nobody closes it")
+        }
+    }
+
+    fn header(kind: Kind, port: u8, stamp: u64, number: u64, sequence: u64) -> EntryHeader {
+        let mut header = EntryHeader::new(kind);
+        (header.port, header.source) = (port, NO_INDEX.into());
+        (header.timestamp, header.number, header.sequence) = (stamp.into(), number.into(), sequence.into());
+        header
+    }
+
+    /// Two ports, with what they have to give.
+    struct Full(Vec<EntryHeader>);
+
+    impl Rings for Full {
+        const NAME: &'static str = "two ports";
+
+        fn ports(&self) -> usize {
+            2
+        }
+
+        fn poll(&mut self) -> Result<(), Error> {
+            Ok(())
+        }
+
+        fn records(&self, port: usize) -> impl Iterator<Item = Record<'_>> {
+            let of_port = move |header: &&EntryHeader| usize::from(header.port) == port;
+            self.0.iter().filter(of_port).map(|header| Record {
+                header,
+                kind: Kind::from_byte(header.kind).unwrap(),
+                encoding: layout::entry::Encoding::Zero,
+                updated: layout::entry::Updated::Updated,
+                payload: &[],
+                made_by_driver: false,
+            })
+        }
+
+        fn consume(&mut self, port: usize, _: usize) -> Result<(), Error> {
+            self.0.retain(|header| usize::from(header.port) != port);
+            Ok(())
+        }
+
+        fn sources(&mut self, _: usize) -> Result<Vec<[u8; 6]>, Error> {
+            Ok(Vec::new())
+        }
+
+        fn durable(&mut self, _: u64) -> Result<(), Error> {
+            Ok(())
+        }
+    }
+
+    /// Records of another arbiter, by stamp; and up to where the journal was said to have them.
+    struct Others(Mutex<Vec<u64>>, Mutex<u64>);
+
+    impl Beside for Others {
+        fn take_to(&self, bound: u64) -> Vec<OwnedRecord> {
+            let mut waiting = self.0.lock().unwrap();
+            let (taken, rest) = waiting.iter().partition(|stamp| **stamp <= bound);
+            *waiting = rest;
+            let taken: Vec<u64> = taken;
+            let record = |stamp: u64| OwnedRecord {
+                header: header(Kind::After, 128, stamp, 1, 0),
+                payload: Vec::new(),
+            };
+            taken.into_iter().map(record).collect()
+        }
+
+        fn delivered(&self, bound: u64) -> Vec<Delivered> {
+            vec![Delivered { port: 128, timestamp: bound }]
+        }
+
+        fn appended(&self, _: &[EntryHeader], up_to: u64, _: &End) {
+            *self.1.lock().unwrap() = up_to;
+        }
+
+        fn durable(&self) {}
+
+        fn lost(&self) {
+            panic!("there is room");
+        }
+    }
+
+    #[test]
+    fn others_records_stand_between_and_what_is_late_or_lost_is_a_gap() {
+        let journal = Kept::default();
+        let kept = Arc::clone(&journal.0);
+        let others = Arc::new(Others(Mutex::new(vec![120, 180, 250]), Mutex::default()));
+        let mut recorder = Recorder::new(Box::new(journal), 2).beside(Some(Arc::clone(&others) as Arc<_>));
+        // Port, stamp and of a gap where it begins, of what has come since the last look.
+        let new = || -> Vec<(u8, u64, Option<(u64, u64)>)> {
+            let records = std::mem::take(&mut *kept.lock().unwrap());
+            let gap = |record: &OwnedRecord| {
+                let gap = Gap::read_from_bytes(&record.payload[..]).ok()?;
+                Some((gap.from_timestamp.get(), gap.from_number.get()))
+            };
+            records
+                .iter()
+                .map(|record| (record.header.port, record.header.timestamp.get(), gap(record)))
+                .collect()
+        };
+        // The first was kept from before, and the journal is at 100 by now.
+        let mut rings = Full(vec![
+            header(Kind::After, 0, 90, 6, 1),
+            header(Kind::After, 0, 150, 7, 2),
+            header(Kind::Watermark, 0, 200, 7, 3),
+        ]);
+        recorder.take(&mut rings, &mut Anything).unwrap();
+        assert_eq!(new(), [(0, 100, Some((89, 5)))], "the other port may have something before 150");
+        assert_eq!((recorder.take_too_old(), *others.1.lock().unwrap()), (1, 0));
+        rings.0.push(header(Kind::Watermark, 1, 210, 7, 9));
+        recorder.take(&mut rings, &mut Anything).unwrap();
+        assert_eq!(new(), [(128, 120, None), (0, 150, None), (128, 180, None)]);
+        assert_eq!(*others.1.lock().unwrap(), 200);
+        // The rings are lost. What others write is not before what a port may still hold from before that.
+        recorder.rings_were_lost();
+        rings.0.push(header(Kind::Watermark, 0, 300, 7, 20));
+        recorder.take(&mut rings, &mut Anything).unwrap();
+        assert_eq!(new(), []);
+        rings.0.extend([header(Kind::After, 1, 290, 9, 30), header(Kind::Watermark, 1, 310, 9, 31)]);
+        recorder.take(&mut rings, &mut Anything).unwrap();
+        let gap = Some((200, 5));
+        assert_eq!(new(), [(0, 249, gap), (1, 249, gap), (128, 250, None), (1, 290, None)]);
     }
 }

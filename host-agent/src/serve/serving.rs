@@ -80,7 +80,8 @@ pub struct OfCard<'a> {
     pub slower: u32,
 }
 
-/// The same in the session of a card, which its thread begins: until then no write is let in. `run` begins to drain the card into a session with all these volumes.
+/// The same in the session of a card, which its thread begins: until then no write is let in. `run` begins to drain the card
+/// into a session with all these volumes.
 pub fn begin_with_card(
     what: What<'_>,
     opened: Opened,

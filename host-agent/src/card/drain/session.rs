@@ -398,7 +398,7 @@ impl Thread<'_> {
     ) -> Result<(Driver<C>, u32), Error> {
         let beginning = beginning(ledger);
         let table = table(&ledger.tables().volumes)?;
-        // Nor do stamps of software ports run backwards.
+        // Nor does the time of software ports run backwards.
         let given = self.software.as_ref().map_or(0, |software| software.last_stamp());
         let time = beginning.time.max(given.saturating_add(1));
         let mut settings = BringUp::new(beginning.session, time, geometry.ports);

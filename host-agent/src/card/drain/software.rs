@@ -7,7 +7,7 @@ use crate::daemon::{say, Desk};
 use crate::replay::Beside;
 use journal::{Delivered, End, OwnedRecord, Volume};
 use layout::entry::{EntryHeader, Kind};
-use ports::clock::CardClock;
+use ports::clock::{CardClock, Clock};
 use ports::export::FIRST_PORT;
 use ports::line::Wanted;
 use ports::path::{floor, SoftwarePorts};
@@ -67,9 +67,9 @@ impl Software {
         wanted.durable.is_some() && self.undurable.load(Ordering::Relaxed)
     }
 
-    /// The last stamp that was given or promised.
+    /// The last stamp that was given or promised, or would be by now.
     pub fn last_stamp(&self) -> u64 {
-        self.ports.last_stamp()
+        self.ports.last_stamp().max(self.clock.read().nanoseconds)
     }
 
     /// A session has begun, behind that end of the journal: writes are let in.

@@ -582,6 +582,9 @@ mod tests {
         header
     }
 
+    /// Port, stamp, and of a gap where it begins: stamp and number.
+    type Seen = (u8, u64, Option<(u64, u64)>);
+
     /// Two ports, with what they have to give.
     struct Full(Vec<EntryHeader>);
 
@@ -659,8 +662,8 @@ mod tests {
         let kept = Arc::clone(&journal.0);
         let others = Arc::new(Others(Mutex::new(vec![120, 180, 250]), Mutex::default()));
         let mut recorder = Recorder::new(Box::new(journal), 2).beside(Some(Arc::clone(&others) as Arc<_>));
-        // Port, stamp and of a gap where it begins, of what has come since the last look.
-        let new = || -> Vec<(u8, u64, Option<(u64, u64)>)> {
+        // What has come since the last look.
+        let new = || -> Vec<Seen> {
             let records = std::mem::take(&mut *kept.lock().unwrap());
             let gap = |record: &OwnedRecord| {
                 let gap = Gap::read_from_bytes(&record.payload[..]).ok()?;

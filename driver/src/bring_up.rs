@@ -32,8 +32,9 @@ pub struct BringUp {
     pub stamp_floor: u64,
     /// Numbers are above it: the last number in the journal.
     pub number_floor: u64,
-    /// Shelf and slot of the volumes; their place here is the index that entries carry.
-    pub volumes: Vec<(u16, u8)>,
+    /// Shelf and slot of the volumes; their place here is the index that entries carry. `None`: that index is no volume of the
+    /// card's.
+    pub volumes: Vec<Option<(u16, u8)>>,
     /// How each of them is journaled and acknowledged: bits `VOLUME_BEFORE`, `VOLUME_BOTH` and `VOLUME_JOURNAL` of
     /// `layout::registers`; none set for those that have no place here.
     pub volume_modes: Vec<u32>,
@@ -328,8 +329,9 @@ fn check_settings(settings: &BringUp, geometry: &Geometry) -> Result<(), BringUp
             geometry.volumes
         ));
     }
-    for (index, volume) in settings.volumes.iter().enumerate() {
-        if settings.volumes[..index].contains(volume) {
+    for (index, place) in settings.volumes.iter().enumerate() {
+        let Some(volume) = place else { continue };
+        if settings.volumes[..index].contains(place) {
             return wrong(format!("volume {}.{} is named twice", volume.0, volume.1));
         }
         let both = VOLUME_BEFORE | VOLUME_BOTH;
@@ -414,7 +416,8 @@ fn set_card<C: Card>(card: &mut C, settings: &BringUp, found: &Found) -> Result<
     card::CONTROL.write(card, control::TIME_ENABLED)?;
     for index in 0..found.geometry.volumes {
         let mode = settings.volume_modes.get(index).copied().unwrap_or(0) & VOLUME_MODE;
-        let word = settings.volumes.get(index).map_or(0, |&(shelf, slot)| volume_word(shelf, slot) | mode);
+        let word = settings.volumes.get(index).copied().flatten();
+        let word = word.map_or(0, |(shelf, slot)| volume_word(shelf, slot) | mode);
         registers::volume(index).write(card, word)?;
     }
     let timeouts = &settings.timeouts;

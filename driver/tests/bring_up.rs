@@ -118,8 +118,8 @@ fn settings_that_cannot_be_are_named() {
     let cases: [(Change, &str); 8] = [
         (|s| s.session = 0, "session 0"),
         (|s| s.ports.truncate(1), "settings for 1 ports, but the card has 2"),
-        (|s| s.volumes = (0..17).map(|slot| (1, slot)).collect(), "17 volumes"),
-        (|s| s.volumes = vec![(1, 0), (1, 0)], "volume 1.0 is named twice"),
+        (|s| s.volumes = (0..17).map(|slot| Some((1, slot))).collect(), "17 volumes"),
+        (|s| s.volumes = vec![Some((1, 0)), Some((1, 0))], "volume 1.0 is named twice"),
         (|s| s.ports[1].volumes = 0b100, "port 1: volume mask 0x4"),
         (|s| s.ports[0].ring_bytes = 4096, "port 0: a ring of 4096 bytes"),
         (|s| s.ports[0].ring_bytes = 3 << 20, "port 0: a ring of 3145728 bytes"),

@@ -167,6 +167,25 @@ impl World {
         batch.more
     }
 
+    /// As for who has others' records up to a stamp.
+    fn drain_to(&mut self) {
+        let last = self.ports.last_stamp();
+        let bound = self.random.random_range(self.delivered..=last.max(self.delivered) + 10);
+        let batch = self.ports.drain_to(bound);
+        for mut drained in batch.records {
+            drained.seal();
+            assert!(drained.header.timestamp.get() <= bound);
+            self.check(&drained);
+            self.away.push(drained);
+        }
+        assert_eq!((batch.delivered, batch.number), (bound, self.last_number));
+        // Nothing that comes later is stamped so.
+        self.delivered = bound;
+        if bound >= last {
+            assert_eq!(self.ports.fill(), 0, "all of it came");
+        }
+    }
+
     fn check(&mut self, drained: &Drained) {
         let header = &drained.header;
         assert_eq!(header.computed_crc(), header.header_crc.get());
@@ -212,7 +231,10 @@ impl World {
                     false => 0,
                 };
                 let most = self.random.random_range(1..20_000);
-                self.drain(needed, most);
+                match self.random.random_bool(0.3) {
+                    true => self.drain_to(),
+                    false => drop(self.drain(needed, most)),
+                }
             }
             _ => self.take(),
         }

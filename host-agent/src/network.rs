@@ -10,7 +10,7 @@ use std::path::PathBuf;
 #[derive(Clone, Debug, Args)]
 pub struct NetworkArguments {
     /// The Unix socket to serve on; only this user may connect
-    #[arg(long, value_name = "PATH", required_unless_present = "listen")]
+    #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
     /// The TCP address to serve on, beside the socket or instead: 127.0.0.1:10809. An address that other machines reach
     /// needs --tls-certificates
@@ -25,8 +25,18 @@ pub struct NetworkArguments {
 }
 
 impl NetworkArguments {
+    /// Says whether anything is.
+    pub fn is_given(&self) -> bool {
+        self.socket.is_some() || self.listen.is_some()
+    }
+
     /// Listens. Certificates are read now; new ones count from the next start on.
     pub fn listen(&self) -> Result<Vec<Listener>, Error> {
+        if !self.is_given() {
+            return Err(Error::Misuse(
+                "give --socket PATH, or --listen ADDRESS:PORT, or both: where clients come in".into(),
+            ));
+        }
         let folder = self.tls_certificates.as_ref();
         let tls = folder.map(|folder| Tls::from_folder(folder, self.tls_verify_peer)).transpose();
         let tls = tls.map_err(|error| Error::Failed(format!("--tls-certificates: {error}")))?;

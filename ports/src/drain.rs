@@ -47,6 +47,9 @@ impl SoftwarePorts {
     /// Makes the entry with this number durable, together with all that others wait for: one of them does it for everybody
     /// who came while the one before was at it, and they all go on at once.
     pub(crate) fn commit_with_others(&self, number: u64) -> io::Result<()> {
+        if let Some(done) = self.wait_in_line(true) {
+            return done;
+        }
         let is_durable = || self.durable.load(Ordering::Acquire) >= number;
         let mut leading = self.leading.lock().unwrap_or_else(PoisonError::into_inner);
         while *leading && !is_durable() {
@@ -70,6 +73,9 @@ impl SoftwarePorts {
     }
 
     fn commit_unless(&self, number: u64, sync: bool, is_done: impl Fn() -> bool) -> io::Result<()> {
+        if let Some(done) = self.wait_in_line(sync) {
+            return done;
+        }
         if is_done() {
             return Ok(());
         }

@@ -9,10 +9,11 @@
 //! | [`dirty_log`] | where primary may be ahead of the journal, durable before it is |
 //! | [`primary`] | the device, file, or part of one |
 //! | `drain` | partial journals to the journal's owner, in order; what a FLUSH waits for |
+//! | [`line`] | the same where a card's ports share the session: its thread takes the records |
 //! | [`owner`] | the journal's owner, as it is seen from here |
 //! | [`checkpoint`] | primary is made durable now and then, and the log cleared |
 //! | [`recover`] | after an unclean stop: replay onto primary, resync from primary |
-//! | [`clock`] | the host's clock and how wrong it may be |
+//! | [`clock`] | the host's clock and how wrong it may be; a card's, followed |
 //! | [`interface`] | a network interface, for frames instead of requests: AoE ports |
 //!
 //! Why it is so: `docs/decisions/0070-*` and following.
@@ -23,6 +24,7 @@ pub mod dirty_log;
 mod drain;
 pub mod export;
 pub mod interface;
+pub mod line;
 pub mod owner;
 pub mod path;
 pub mod primary;

@@ -7,6 +7,7 @@
 use crate::clock::Clock;
 use crate::dirty_log::DirtyLog;
 use crate::drain::Turn;
+use crate::line::Line;
 use crate::owner::Owner;
 use crate::primary::Primary;
 use engine::block_port::{BlockPorts, Content, Hold, NotNow, Place, Ticket};
@@ -162,6 +163,8 @@ pub(crate) struct State {
     waiting: usize,
     /// The draining thread has been woken.
     pub woken: bool,
+    /// Others share the session.
+    pub line: Option<Line>,
 }
 
 impl State {
@@ -210,6 +213,7 @@ impl SoftwarePorts {
             ports: Vec::new(),
             waiting: 0,
             woken: false,
+            line: None,
         };
         Self {
             settings,
@@ -285,6 +289,11 @@ impl SoftwarePorts {
             Some(why) => Err(io::Error::other(why.to_owned())),
             None => Ok(()),
         }
+    }
+
+    /// Is an entry durable before primary is written?
+    pub fn writes_ahead(&self) -> bool {
+        self.settings.writes_ahead()
     }
 
     /// Would a write of so many bytes through this port have to wait for room?

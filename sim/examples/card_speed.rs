@@ -23,7 +23,7 @@ fn set_up(simulator: Simulator) -> Driver<SimulatedCard> {
     let options = CardOptions { cycles_per_word: CYCLES_PER_WORD, simulator, ..CardOptions::default() };
     let card = SimulatedCard::new(options, Box::new(target)).expect("Verilator builds the card");
     let mut settings = BringUp::new(1, 1_790_000_000_000_000_000, PORTS);
-    settings.volumes = vec![(1, 0)];
+    settings.volumes = vec![Some((1, 0))];
     settings.ports.iter_mut().for_each(|port| port.volumes = 1);
     Driver::bring_up(card, &settings).expect("a simulated card comes up")
 }

@@ -41,7 +41,7 @@ fn a_write_goes_to_target_and_journal() {
     let target = VbladeModel::new(vec![TargetVolume::new(1, 0, 4096, Image::Memory(vec![0; 4096 * 512]))]);
     let card = SimulatedCard::new(CardOptions::default(), Box::new(target)).unwrap();
     let mut settings = BringUp::new(1, TIME, 4);
-    settings.volumes = vec![(1, 0)];
+    settings.volumes = vec![Some((1, 0))];
     settings.ports.iter_mut().for_each(|port| port.volumes = 1);
     let mut driver = Driver::bring_up(card, &settings).unwrap();
     println!("up after {} cycles", driver.card().cycles());

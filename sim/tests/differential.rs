@@ -219,7 +219,7 @@ fn run_recorded(seed: u64, world: World, record: bool) -> (Seen, Given, Option<W
     let mut card = SimulatedCard::new(options, Box::new(target)).unwrap();
     card.log_uplink();
     let mut settings = BringUp::new(1, 1_790_000_000_000_000_000, PORTS);
-    settings.volumes = VOLUMES[..2].to_vec();
+    settings.volumes = VOLUMES[..2].iter().copied().map(Some).collect();
     let allowed = [3, 3, 1, 2];
     for (port, allowed) in settings.ports.iter_mut().zip(allowed) {
         port.volumes = allowed;

@@ -36,7 +36,7 @@ fn bring_up(answer_cycles: u64) -> Driver<SimulatedCard> {
     let options = CardOptions { cycles_per_word: CYCLES_PER_WORD, simulator, ..CardOptions::default() };
     let card = SimulatedCard::new(options, Box::new(target)).unwrap();
     let mut settings = BringUp::new(1, 1_790_000_000_000_000_000, PORTS);
-    settings.volumes = vec![(1, 0)];
+    settings.volumes = vec![Some((1, 0))];
     settings.ports.iter_mut().for_each(|port| port.volumes = 1);
     Driver::bring_up(card, &settings).unwrap()
 }

@@ -109,7 +109,7 @@ fn run(seed: u64, mode: Mode) {
     let target = Faulty { model, random: ChaCha8Rng::seed_from_u64(!seed) };
     let card = SimulatedCard::new(CardOptions::default(), Box::new(target)).unwrap();
     let mut settings = BringUp::new(1, 1_790_000_000_000_000_000, PORTS);
-    settings.volumes = vec![SHELF];
+    settings.volumes = vec![Some(SHELF)];
     settings.timeouts.hold = (HOLD / 128) as u32;
     settings.timeouts.unknown = 100;
     settings.timeouts.quarantine = (QUARANTINE / 128) as u32;

@@ -198,7 +198,7 @@ impl Bench {
 
 fn settings(session: u64, next_sequence: Option<u64>) -> BringUp {
     let mut settings = BringUp::new(session, 1_800_000_000_000_000_000 + session, PORTS);
-    settings.volumes = vec![(1, 0)];
+    settings.volumes = vec![Some((1, 0))];
     settings.timeouts.flush_period = ticks(200);
     settings.lock_limit = Duration::from_millis(20);
     for port in &mut settings.ports {

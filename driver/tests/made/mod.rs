@@ -24,7 +24,7 @@ pub fn random() -> ChaCha8Rng {
 
 pub fn settings(ports: usize) -> BringUp {
     let mut settings = BringUp::new(7, 1_800_000_000_000_000_000, ports);
-    settings.volumes = vec![(1, 0), (1, 1)];
+    settings.volumes = vec![Some((1, 0)), Some((1, 1))];
     for port in &mut settings.ports {
         port.ring_bytes = RING;
         port.volumes = 0b11;

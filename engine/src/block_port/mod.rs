@@ -116,6 +116,8 @@ pub struct BlockPorts {
     number: u64,
     /// Last number drained.
     drained: u64,
+    /// Stamp of the last record.
+    last_record: u64,
     ports: Vec<PartialJournal>,
     flights: Flights,
     closed: bool,
@@ -131,6 +133,7 @@ impl BlockPorts {
             clock: HybridClock::new(stamp),
             number,
             drained: number,
+            last_record: 0,
             ports: Vec::new(),
             flights: Flights::default(),
             closed: false,
@@ -208,6 +211,7 @@ impl BlockPorts {
         let needed = entry + record_bytes(0);
         assert!(needed <= bytes, "an entry of {needed} bytes where {bytes} were held");
         self.number += 1;
+        self.last_record = stamp.nanoseconds;
         let number = self.number;
         self.flights.number(slot, number);
         let journal = self.port(port);
@@ -254,6 +258,7 @@ impl BlockPorts {
         // The entry went down pending; the room for this was kept.
         let reading = clock();
         let stamp = self.clock.stamp(reading.nanoseconds)?;
+        self.last_record = stamp.nanoseconds;
         let journal = self.port(port);
         let mut header = EntryHeader::new(Kind::Completion);
         clock_fields(&mut header, reading, stamp.nanoseconds, stamp.logical);
@@ -302,6 +307,29 @@ impl BlockPorts {
         self.drained_to(batch)
     }
 
+    /// Takes everything out that is stamped up to `bound`, answered or not, in stamp order; stamps that are given later are
+    /// above it. For who puts these ports' records into one order with others'.
+    pub fn drain_to(&mut self, bound: u64) -> Batch {
+        self.clock.raise_floor(bound);
+        let mut batch = Batch { number: self.drained, delivered: bound, ..Batch::default() };
+        while let Some((first, second)) = self.next_ports() {
+            let (limit, before) = (second.min(bound), batch.records.len());
+            let journal = &mut self.ports[first];
+            while journal.waiting.front().is_some_and(|next| next.header.timestamp.get() <= limit) {
+                let Waiting { header, payload, .. } = journal.waiting.pop_front().expect("just seen");
+                journal.waiting_bytes -= record_bytes(payload.len());
+                if header.kind != Kind::Completion as u8 {
+                    batch.number = header.number.get();
+                }
+                batch.records.push(Drained { header, payload });
+            }
+            if batch.records.len() == before {
+                break;
+            }
+        }
+        self.drained_to(batch)
+    }
+
     fn drained_to(&mut self, batch: Batch) -> Batch {
         self.drained = batch.number;
         batch
@@ -327,10 +355,17 @@ impl BlockPorts {
 
     /// The journal has these records, or nobody will have them: their room is free.
     pub fn taken(&mut self, records: &[Drained]) {
-        for record in records {
-            let bytes = record_bytes(record.payload.len());
-            self.port(record.header.port).bytes -= bytes;
-        }
+        records.iter().for_each(|record| self.taken_record(&record.header));
+    }
+
+    /// The same of one, by its header.
+    pub fn taken_record(&mut self, header: &EntryHeader) {
+        self.port(header.port).bytes -= record_bytes(header.payload_bytes.get() as usize);
+    }
+
+    /// Stamp of the last record that was made.
+    pub fn last_record(&self) -> u64 {
+        self.last_record
     }
 
     /// Last number given.

@@ -18,8 +18,8 @@ pub trait Lodger: Send + Sync {
     fn step_aside(&self) -> Result<(), Error>;
     /// The turn is over: writes may go on. Doesn't wait for that.
     fn come_back(&self);
-    /// Hands what has been answered to the journal. The last number that the arbiter gave.
-    fn drain(&self) -> Result<u64, Error>;
+    /// Hands what has been answered to the journal. The last number that the arbiter gave, of that volume if there are several.
+    fn drain(&self, volume: Option<&str>) -> Result<u64, Error>;
     /// Clients that are connected to a volume.
     fn clients(&self, volume: &str) -> usize;
     /// Is this volume served?

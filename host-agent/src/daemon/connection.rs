@@ -142,7 +142,7 @@ fn answer(request: Request, client: &mut Client, desk: &Arc<Desk>) -> Answer {
             let moment: Moment = at.parse()?;
             // What can't be named is refused without the journal's thread. Then it is looked up once more where nothing
             // is merged meanwhile.
-            desk.drain_served()?;
+            desk.drain_served(None)?;
             bookmark::place(&desk.name, moment)?;
             let file = desk.name.clone();
             let added = desk.ask_between(move |held| {
@@ -156,7 +156,7 @@ fn answer(request: Request, client: &mut Client, desk: &Arc<Desk>) -> Answer {
         }
         Command::ImageCreate { name, volume, at } => {
             let moment: Moment = at.parse()?;
-            desk.drain_served()?;
+            desk.drain_served(None)?;
             bookmark::place(&desk.name, moment)?;
             let file = desk.name.clone();
             let added = desk.ask_between(move |held| {
@@ -370,6 +370,7 @@ fn create_base(
     to: PathBuf,
     replace: bool,
 ) -> Result<Based, Error> {
+    let name = volume.clone();
     let copy = desk.call_between(move |held| {
         on(held, |journal| {
             let options = BaseOptions { volume: &volume, primary: &primary, base: &to, replace };
@@ -382,7 +383,7 @@ fn create_base(
     let copied = copy.copy(&mut shown_on(&turn.bar))?;
     // If nothing is served the ports are closed: the journal has everything that the copy may hold. Else it has it as
     // soon as it has this number.
-    let number = desk.drain_served()?;
+    let number = desk.drain_served(Some(&name))?;
     desk.call_between(move |held| {
         on(held, |journal| journal.finish_base(copied, number).map_err(base::explained))
     })?

@@ -148,9 +148,9 @@ impl Desk {
     }
 
     /// What is served hands over what it has answered, so that the journal's end is where its clients are. The last number
-    /// of its arbiter; 0: nothing is served.
-    pub fn drain_served(&self) -> Result<u64, Error> {
-        self.activity.lodger().map_or(Ok(0), |lodger| lodger.drain())
+    /// of its arbiter, or of that volume's; 0: nothing is served.
+    pub fn drain_served(&self, volume: Option<&str>) -> Result<u64, Error> {
+        self.activity.lodger().map_or(Ok(0), |lodger| lodger.drain(volume))
     }
 
     /// Ends the daemon, in order. Says whether that is new.

@@ -94,19 +94,20 @@ impl Ledger for Lease {
     ) -> Result<(), journal::Error> {
         let (mut batch, delivered, gone) = (std::mem::take(records), delivered.to_vec(), self.gone());
         let appended = self.desk.call(move |held| {
-            let result = match held.journal() {
-                Ok(journal) => Ledger::append(journal, &mut batch, &delivered),
-                Err(_) => Err(gone),
+            let (result, end) = match held.journal() {
+                Ok(journal) => (Ledger::append(journal, &mut batch, &delivered), Some(journal.end())),
+                Err(_) => (Err(gone), None),
             };
             match &result {
                 Ok(()) => {}
                 Err(journal::Error::Full { .. }) => held.no_room = true,
                 Err(_) => held.check(),
             }
-            (batch, result)
+            (batch, result, end)
         });
-        let (rest, result) = appended.map_err(|_| self.gone())?;
+        let (rest, result, end) = appended.map_err(|_| self.gone())?;
         *records = rest;
+        self.begun.end = end.unwrap_or_else(|| self.begun.end.clone());
         result
     }
 

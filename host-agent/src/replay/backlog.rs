@@ -105,8 +105,18 @@ impl Backlog {
             let header = record.header;
             if kind(&header) == Some(Kind::Completion) && header.number.get() <= self.last_number {
                 records.extend(
-                    std::mem::take(&mut lost).into_iter().map(|(port, first)| gap(port, &first, until)),
+                    std::mem::take(&mut lost)
+                        .into_iter()
+                        .map(|(port, first)| gap(port, before(&first), until)),
                 );
+                records.push(record);
+                answers.push(header);
+                continue;
+            }
+            if kind(&header) == Some(Kind::Gap) {
+                // It says more than that it is missing.
+                let gaps = std::mem::take(&mut lost).into_iter();
+                records.extend(gaps.map(|(port, first)| gap(port, before(&first), until)));
                 records.push(record);
                 answers.push(header);
                 continue;
@@ -115,26 +125,31 @@ impl Backlog {
             lost.entry(header.port).or_insert(header);
             self.lost += u64::from(kind(&header).is_some_and(takes_order));
         }
-        records.extend(lost.into_iter().map(|(port, first)| gap(port, &first, until)));
+        records.extend(lost.into_iter().map(|(port, first)| gap(port, before(&first), until)));
         ledger.append(&mut records, &[])?;
         Ok(answers)
     }
 }
 
-/// Records of `port` are missing from `first` on, up to `until`.
-fn gap(port: u8, first: &EntryHeader, until: u64) -> OwnedRecord {
+/// Records of `port` behind `from`, stamp and number, are missing up to `until`.
+pub fn gap(port: u8, from: (u64, u64), until: u64) -> OwnedRecord {
     let gap = Gap {
-        from_timestamp: first.timestamp.get().saturating_sub(1).into(),
-        from_number: first.number.get().saturating_sub(1).into(),
+        from_timestamp: from.0.into(),
+        from_number: from.1.into(),
         reason: (GapReason::Lost as u32).into(),
         reserved: 0.into(),
     };
     let mut header = EntryHeader::new(Kind::Gap);
     header.port = port;
     header.timestamp = until.into();
-    header.number = first.number;
+    header.number = (from.1 + 1).into();
     header.seal(gap.as_bytes());
     OwnedRecord { header, payload: gap.as_bytes().to_vec() }
+}
+
+/// Where the gap begins that the record with this header is the first of.
+fn before(first: &EntryHeader) -> (u64, u64) {
+    (first.timestamp.get().saturating_sub(1), first.number.get().saturating_sub(1))
 }
 
 fn kind(header: &EntryHeader) -> Option<Kind> {

@@ -56,7 +56,7 @@ impl CardEngine {
         let mut settings = BringUp::new(beginning.session, beginning.time, SimulatedCard::PORTS);
         settings.stamp_floor = beginning.stamp_floor;
         settings.number_floor = beginning.number_floor;
-        settings.volumes = table.to_vec();
+        settings.volumes = table.iter().copied().map(Some).collect();
         settings.volume_modes = vec![volume_mode(images); table.len()];
         settings.timeouts.flush_period =
             ticks(if images.has_before() { FLUSH_MICROSECONDS_HELD } else { FLUSH_MICROSECONDS });

@@ -11,7 +11,7 @@ pub trait Ledger {
     /// Volumes, ports and sources, as of the beginning.
     fn tables(&self) -> &Tables;
 
-    /// Where the journal ended at the beginning.
+    /// Where the journal ends, as of the last [`Ledger::append`].
     fn end(&self) -> End;
 
     /// Appends `records` with the ports' watermarks behind them, as [`Journal::append`] does. What was taken is

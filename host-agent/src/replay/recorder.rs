@@ -1,15 +1,17 @@
 //! From the ports' rings into the journal: order, append, make durable, report back.
 
-use super::backlog::Backlog;
+use super::backlog::{self, Backlog};
 use super::engine::Rings;
 use super::flight::Flight;
 use super::ledger::Ledger;
+use super::ARBITER;
 use crate::error::Error;
 use driver::{Completions, Record};
 use journal::order::{Order, OrderError};
-use journal::{takes_order, OwnedRecord, Source, SourceIdentity};
-use layout::entry::{EntryHeader, NO_INDEX};
-use std::collections::HashSet;
+use journal::{takes_order, Delivered, End, OwnedRecord, Source, SourceIdentity};
+use layout::entry::{EntryHeader, Kind, NO_INDEX};
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Bytes of a port that may wait for the other ports' watermarks; beyond, its ring fills.
@@ -53,10 +55,38 @@ impl Expected for Flight {
     }
 }
 
+/// Ports of another arbiter in the same session. They hold nobody back: their records are at hand whenever they are asked for.
+pub trait Beside: Send + Sync {
+    /// The records stamped up to `bound`, in stamp order; none that comes later is.
+    fn take_to(&self, bound: u64) -> Vec<OwnedRecord>;
+    /// Their watermarks behind that.
+    fn delivered(&self, bound: u64) -> Vec<Delivered>;
+    /// The journal has taken these records, of whichever port, has all of theirs stamped up to `up_to`, and ends at `end`.
+    fn appended(&self, records: &[EntryHeader], up_to: u64, end: &End);
+    /// What was appended is durable.
+    fn durable(&self);
+    /// The journal had to end without records that had no room.
+    fn lost(&self);
+}
+
 /// Takes records out of the rings into the journal.
 pub struct Recorder {
     journal: Box<dyn Ledger>,
     order: Order<OwnedRecord>,
+    beside: Option<Arc<dyn Beside>>,
+    /// Up to here every record of every port has been taken.
+    bound: u64,
+    /// The rings lost what they had, of which the journal doesn't know yet: everything behind this stamp and number.
+    missing: Option<(u64, u64)>,
+    /// The same of what came too late, by port.
+    late: BTreeMap<u8, (u64, u64)>,
+    /// What the journal had or had promised at the beginning: nothing that is stamped so can be put into its order any more.
+    floor: u64,
+    /// Records that were stamped so.
+    too_old: u64,
+    /// Gaps of the rings' ports were appended.
+    gapped: bool,
+    ports: usize,
     backlog: Backlog,
     completions: Completions,
     noted: HashSet<(u8, u16)>,
@@ -77,10 +107,20 @@ pub struct Recorder {
 impl Recorder {
     /// Appends to `journal` what `ports` ports deliver.
     pub fn new(journal: Box<dyn Ledger>, ports: usize) -> Self {
-        let first_order = journal.end().order;
+        let end = journal.end();
+        let first_order = end.order;
+        let promised = end.arbiters.iter().map(|arbiter| arbiter.timestamp).max().unwrap_or(0);
         Self {
             journal,
-            order: Order::new((0..ports).map(|port| port as u8), WAITING_BYTES),
+            order: order_of(ports),
+            beside: None,
+            bound: 0,
+            missing: None,
+            late: BTreeMap::new(),
+            floor: end.timestamp.max(promised),
+            too_old: 0,
+            gapped: false,
+            ports,
             backlog: Backlog::default(),
             completions: Completions::new(ports),
             noted: HashSet::new(),
@@ -96,6 +136,12 @@ impl Recorder {
         }
     }
 
+    /// Ports of another arbiter share the session.
+    pub fn beside(mut self, beside: Option<Arc<dyn Beside>>) -> Self {
+        self.beside = beside;
+        self
+    }
+
     /// Takes everything that the ports have delivered. Waits while the journal has no room for what was taken before.
     pub fn take<R: Rings>(&mut self, rings: &mut R, expected: &mut impl Expected) -> Result<(), Error> {
         self.wait_for_room()?;
@@ -106,13 +152,79 @@ impl Recorder {
         }
         let ready = self.order.drain_ready();
         self.note_sources(rings, &ready)?;
-        let appended = self.backlog.append(&mut *self.journal, ready, &self.order.delivered())?;
+        self.bound = self.bound.max(self.order.bound());
+        self.append(ready)
+    }
+
+    /// Appends what the ports have delivered, and what others have up to there.
+    fn append(&mut self, mut ready: Vec<OwnedRecord>) -> Result<(), Error> {
+        if let Some(beside) = &self.beside {
+            ready = in_order(ready, beside.take_to(self.bound));
+        }
+        // What is missing is known before anything that is stamped behind it.
+        let mut gaps: Vec<OwnedRecord> = std::mem::take(&mut self.late)
+            .into_iter()
+            .map(|(port, from)| backlog::gap(port, from, self.floor))
+            .collect();
+        if let Some(first) = ready.first().map(|record| record.header.timestamp.get()) {
+            gaps.extend(self.take_gaps(first.saturating_sub(1)));
+        }
+        if !gaps.is_empty() {
+            self.gapped = true;
+            gaps.append(&mut ready);
+            ready = gaps;
+        }
+        let delivered = self.delivered();
+        let appended = self.backlog.append(&mut *self.journal, ready, &delivered)?;
         self.count(&appended);
         Ok(())
     }
 
+    /// The ports' watermarks as far as everything up to them has been taken.
+    fn delivered(&self) -> Vec<Delivered> {
+        let mut delivered = self.order.delivered();
+        if let Some(beside) = &self.beside {
+            delivered.extend(beside.delivered(self.bound));
+        }
+        delivered
+    }
+
+    /// What the rings had is lost, and they begin anew: a gap of each of their ports, from what was taken of all of them up to
+    /// whatever comes next. The journal's session goes on.
+    pub fn rings_were_lost(&mut self) {
+        let from = (self.bound.max(self.floor), self.last_number());
+        self.missing.get_or_insert(from);
+        self.order = order_of(self.ports);
+        self.completions = Completions::new(self.ports);
+        self.noted.clear();
+    }
+
+    /// The last number of the rings' arbiter that the journal has.
+    fn last_number(&self) -> u64 {
+        let end = self.journal.end();
+        end.arbiters.iter().find(|end| end.arbiter == ARBITER).map_or(0, |end| end.number)
+    }
+
+    /// A gap of each port up to `until`, if the rings lost something.
+    fn take_gaps(&mut self, until: u64) -> Vec<OwnedRecord> {
+        let Some(from) = self.missing.take() else { return Vec::new() };
+        (0..self.ports).map(|port| backlog::gap(port as u8, from, until)).collect()
+    }
+
+    /// The journal has a gap of the rings' ports since this was asked last.
+    pub fn take_gapped(&mut self) -> bool {
+        std::mem::take(&mut self.gapped)
+    }
+
+    /// Records that the rings had kept from before and that couldn't be put into the journal's order any more, since this was
+    /// asked last. They are part of a gap.
+    pub fn take_too_old(&mut self) -> u64 {
+        std::mem::take(&mut self.too_old)
+    }
+
     fn wait_for_room(&mut self) -> Result<(), Error> {
-        let appended = self.backlog.wait_for_room(&mut *self.journal, &self.order.delivered())?;
+        let delivered = self.delivered();
+        let appended = self.backlog.wait_for_room(&mut *self.journal, &delivered)?;
         self.count(&appended);
         Ok(())
     }
@@ -129,6 +241,13 @@ impl Recorder {
             }
         }
         self.is_waiting |= !appended.is_empty();
+        let Some(beside) = &self.beside else { return };
+        if self.backlog.lost() > 0 {
+            return beside.lost();
+        }
+        // Records of several arbiters may share a stamp.
+        let up_to = if self.backlog.is_empty() { self.bound } else { self.last_appended.saturating_sub(1) };
+        beside.appended(appended, up_to, &self.journal.end());
     }
 
     fn take_port<R: Rings>(
@@ -142,8 +261,21 @@ impl Recorder {
             if record.made_by_driver {
                 self.order.resume_after_gap(port as u8);
             }
-            let owned = OwnedRecord { header: *record.header, payload: record.payload.to_vec() };
-            match self.order.push(owned) {
+            let (stamp, number) = (record.header.timestamp.get(), record.header.number.get());
+            let pushed = if stamp <= self.floor {
+                // Kept from before, and the journal went on meanwhile.
+                if record.kind != Kind::Watermark {
+                    self.late
+                        .entry(port as u8)
+                        .or_insert((stamp.saturating_sub(1), number.saturating_sub(1)));
+                    self.too_old += 1;
+                }
+                Ok(())
+            } else {
+                let owned = OwnedRecord { header: *record.header, payload: record.payload.to_vec() };
+                self.order.push(owned)
+            };
+            match pushed {
                 Ok(()) => {}
                 Err((_, OrderError::Full { .. })) => break,
                 Err((_, error)) => {
@@ -194,8 +326,13 @@ impl Recorder {
     /// Up to here everything of every port is in the journal, and behind a [`Recorder::take`] nothing is appended that is
     /// stamped up to here. `None`: the journal had no room for something, or its last record is stamped so.
     pub fn bound(&self) -> Option<u64> {
-        let bound = self.order.bound();
+        let bound = self.order.bound().min(self.bound);
         (self.backlog.is_empty() && bound > self.last_appended).then_some(bound)
+    }
+
+    /// Up to here everything of every port was taken.
+    pub fn taken_to(&self) -> u64 {
+        self.bound
     }
 
     /// Does something wait for other ports' watermarks, or for room in the journal?
@@ -225,6 +362,9 @@ impl Recorder {
         self.wait_for_room()?;
         let durable = self.journal.sync()?;
         (self.is_waiting, self.waiting_since, self.uncommitted_bytes) = (false, None, 0);
+        if let Some(beside) = self.beside.as_ref().filter(|_| self.backlog.lost() == 0) {
+            beside.durable();
+        }
         // One arbiter numbers all of these ports, and the journal holds its entries in the order of numbers. Other ports
         // that the journal knows have arbiters of their own, whose numbers say nothing here.
         let own = durable.numbers.iter().filter(|(port, _)| usize::from(*port) < rings.ports());
@@ -253,8 +393,17 @@ impl Recorder {
         self.journal.stop_requested()
     }
 
+    /// The journal as it is.
+    pub fn ledger(&self) -> &dyn Ledger {
+        &*self.journal
+    }
+
     /// Ends the session in order.
-    pub fn close(self) -> Result<Recorded, Error> {
+    pub fn close(mut self) -> Result<Recorded, Error> {
+        let mut gaps = self.take_gaps(self.bound);
+        if !gaps.is_empty() {
+            self.journal.append(&mut gaps, &[])?;
+        }
         let durable = self.journal.close()?;
         Ok(Recorded {
             entries: self.entries,
@@ -284,6 +433,26 @@ pub struct Recorded {
     pub last_timestamp: u64,
 }
 
+fn order_of(ports: usize) -> Order<OwnedRecord> {
+    Order::new((0..ports).map(|port| port as u8), WAITING_BYTES)
+}
+
+/// Two ranges of records in stamp order as one. Equal stamps, of different arbiters, go by port.
+fn in_order(first: Vec<OwnedRecord>, second: Vec<OwnedRecord>) -> Vec<OwnedRecord> {
+    if first.is_empty() || second.is_empty() {
+        return if first.is_empty() { second } else { first };
+    }
+    let place = |record: &OwnedRecord| (record.header.timestamp.get(), record.header.port);
+    let mut merged = Vec::with_capacity(first.len() + second.len());
+    let (mut first, mut second) = (first.into_iter().peekable(), second.into_iter().peekable());
+    while let (Some(one), Some(other)) = (first.peek(), second.peek()) {
+        let next = if place(one) < place(other) { first.next() } else { second.next() };
+        merged.extend(next);
+    }
+    merged.extend(first.chain(second));
+    merged
+}
+
 fn is_entry(header: &EntryHeader) -> bool {
     layout::entry::Kind::from_byte(header.kind).is_ok_and(takes_order)
 }
@@ -292,7 +461,10 @@ fn is_entry(header: &EntryHeader) -> bool {
 mod tests {
     use super::*;
     use crate::replay::Ledger;
-    use journal::{Delivered, Durable, End, Opened, Tables};
+    use journal::{Durable, Opened, Tables};
+    use layout::entry::Gap;
+    use std::sync::Mutex;
+    use zerocopy::FromBytes;
 
     /// A journal that knows ports of other arbiters, too, whose numbers are far on.
     struct Shared;
@@ -364,5 +536,165 @@ mod tests {
         let (mut recorder, mut rings) = (Recorder::new(Box::new(Shared), 2), Told(Vec::new()));
         recorder.commit(&mut rings).unwrap();
         assert_eq!(rings.0, [7]);
+    }
+
+    /// A journal that ends at stamp 100, and keeps what is appended.
+    #[derive(Default)]
+    struct Kept(Arc<Mutex<Vec<OwnedRecord>>>);
+
+    impl Ledger for Kept {
+        fn opened(&self) -> &Opened {
+            unreachable!("it is open")
+        }
+
+        fn tables(&self) -> &Tables {
+            unreachable!("nobody asks for volumes")
+        }
+
+        fn end(&self) -> End {
+            let last = self.0.lock().unwrap().last().map_or(100, |record| record.header.timestamp.get());
+            let arbiters = vec![journal::ArbiterEnd { arbiter: ARBITER, timestamp: 100, number: 5 }];
+            End { order: 0, timestamp: last, arbiters }
+        }
+
+        fn append(&mut self, records: &mut Vec<OwnedRecord>, _: &[Delivered]) -> Result<(), journal::Error> {
+            self.0.lock().unwrap().append(records);
+            Ok(())
+        }
+
+        fn note_source(&mut self, _: Source) -> Result<(), Error> {
+            Ok(())
+        }
+
+        fn sync(&mut self) -> Result<Durable, Error> {
+            unreachable!("nobody asks for it")
+        }
+
+        fn close(self: Box<Self>) -> Result<Durable, Error> {
+            unreachable!("nobody closes it")
+        }
+    }
+
+    fn header(kind: Kind, port: u8, stamp: u64, number: u64, sequence: u64) -> EntryHeader {
+        let mut header = EntryHeader::new(kind);
+        (header.port, header.source) = (port, NO_INDEX.into());
+        (header.timestamp, header.number, header.sequence) = (stamp.into(), number.into(), sequence.into());
+        header
+    }
+
+    /// Port, stamp, and of a gap where it begins: stamp and number.
+    type Seen = (u8, u64, Option<(u64, u64)>);
+
+    /// Two ports, with what they have to give.
+    struct Full(Vec<EntryHeader>);
+
+    impl Rings for Full {
+        const NAME: &'static str = "two ports";
+
+        fn ports(&self) -> usize {
+            2
+        }
+
+        fn poll(&mut self) -> Result<(), Error> {
+            Ok(())
+        }
+
+        fn records(&self, port: usize) -> impl Iterator<Item = Record<'_>> {
+            let of_port = move |header: &&EntryHeader| usize::from(header.port) == port;
+            self.0.iter().filter(of_port).map(|header| Record {
+                header,
+                kind: Kind::from_byte(header.kind).unwrap(),
+                encoding: layout::entry::Encoding::Zero,
+                updated: layout::entry::Updated::Updated,
+                payload: &[],
+                made_by_driver: false,
+            })
+        }
+
+        fn consume(&mut self, port: usize, _: usize) -> Result<(), Error> {
+            self.0.retain(|header| usize::from(header.port) != port);
+            Ok(())
+        }
+
+        fn sources(&mut self, _: usize) -> Result<Vec<[u8; 6]>, Error> {
+            Ok(Vec::new())
+        }
+
+        fn durable(&mut self, _: u64) -> Result<(), Error> {
+            Ok(())
+        }
+    }
+
+    /// Records of another arbiter, by stamp; and up to where the journal was said to have them.
+    struct Others(Mutex<Vec<u64>>, Mutex<u64>);
+
+    impl Beside for Others {
+        fn take_to(&self, bound: u64) -> Vec<OwnedRecord> {
+            let mut waiting = self.0.lock().unwrap();
+            let (taken, rest) = waiting.iter().partition(|stamp| **stamp <= bound);
+            *waiting = rest;
+            let taken: Vec<u64> = taken;
+            let record = |stamp: u64| OwnedRecord {
+                header: header(Kind::After, 128, stamp, 1, 0),
+                payload: Vec::new(),
+            };
+            taken.into_iter().map(record).collect()
+        }
+
+        fn delivered(&self, bound: u64) -> Vec<Delivered> {
+            vec![Delivered { port: 128, timestamp: bound }]
+        }
+
+        fn appended(&self, _: &[EntryHeader], up_to: u64, _: &End) {
+            *self.1.lock().unwrap() = up_to;
+        }
+
+        fn durable(&self) {}
+
+        fn lost(&self) {
+            panic!("there is room");
+        }
+    }
+
+    #[test]
+    fn others_records_stand_between_and_what_is_late_or_lost_is_a_gap() {
+        let journal = Kept::default();
+        let kept = Arc::clone(&journal.0);
+        let others = Arc::new(Others(Mutex::new(vec![120, 180, 250]), Mutex::default()));
+        let mut recorder = Recorder::new(Box::new(journal), 2).beside(Some(Arc::clone(&others) as Arc<_>));
+        // What has come since the last look.
+        let new = || -> Vec<Seen> {
+            let records = std::mem::take(&mut *kept.lock().unwrap());
+            let gap = |record: &OwnedRecord| {
+                let gap = Gap::read_from_bytes(&record.payload[..]).ok()?;
+                Some((gap.from_timestamp.get(), gap.from_number.get()))
+            };
+            records
+                .iter()
+                .map(|record| (record.header.port, record.header.timestamp.get(), gap(record)))
+                .collect()
+        };
+        // The first was kept from before, and the journal is at 100 by now.
+        let mut rings = Full(vec![
+            header(Kind::After, 0, 90, 6, 1),
+            header(Kind::After, 0, 150, 7, 2),
+            header(Kind::Watermark, 0, 200, 7, 3),
+        ]);
+        recorder.take(&mut rings, &mut Anything).unwrap();
+        assert_eq!(new(), [(0, 100, Some((89, 5)))], "the other port may have something before 150");
+        assert_eq!((recorder.take_too_old(), *others.1.lock().unwrap()), (1, 0));
+        rings.0.push(header(Kind::Watermark, 1, 210, 7, 9));
+        recorder.take(&mut rings, &mut Anything).unwrap();
+        assert_eq!(new(), [(128, 120, None), (0, 150, None), (128, 180, None)]);
+        assert_eq!(*others.1.lock().unwrap(), 200);
+        // The rings are lost. What others write is not before what a port may still hold from before that.
+        recorder.rings_were_lost();
+        rings.0.push(header(Kind::Watermark, 0, 300, 7, 20));
+        recorder.take(&mut rings, &mut Anything).unwrap();
+        assert_eq!(new(), []);
+        rings.0.extend([header(Kind::After, 1, 290, 9, 30), header(Kind::Watermark, 1, 310, 9, 31)]);
+        recorder.take(&mut rings, &mut Anything).unwrap();
+        let gap = Some((200, 5));
+        assert_eq!(new(), [(0, 249, gap), (1, 249, gap), (128, 250, None), (1, 290, None)]);
     }
 }

@@ -1,9 +1,9 @@
 //! What is served: names, primaries, and the volumes that they are in the journal.
 
-use super::Serve;
+use super::Journaling;
 use crate::arguments::Size;
 use crate::error::Error;
-use journal::{Address, Tables, Volume};
+use journal::{Address, Volume};
 use layout::journal_file::{technique, NAME_BYTES};
 use layout::SECTOR_BYTES;
 use ports::path::Images;
@@ -96,6 +96,31 @@ pub fn open(exports: &[ExportOf]) -> Result<Vec<Export>, Error> {
     Ok(open)
 }
 
+/// What lies behind a card is written by way of the card alone: with an export of it, two would number its writes. `volumes`:
+/// the card's.
+pub fn check_not_behind(exports: &[ExportOf], volumes: &[Volume]) -> Result<(), Error> {
+    for export in exports {
+        let file = export.file.canonicalize().unwrap_or_else(|_| export.file.clone());
+        // As Linux's initiator names its devices, and parts of them.
+        let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let device = file.parent().is_some_and(|folder| folder.ends_with("etherd")).then_some(name);
+        let behind = device.as_deref().and_then(|name| name.strip_prefix('e')).and_then(|name| {
+            volumes.iter().map(Volume::name).find(|volume| {
+                name.strip_prefix(volume.as_str())
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with('p'))
+            })
+        });
+        if let Some(volume) = behind {
+            return Err(Error::Failed(format!(
+                "export {}: {} is volume {volume}, which is behind the card and journaled there: it can't be exported too",
+                export.name,
+                export.file.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// Bases have to be of what is served.
 pub fn check_bases(bases: &[super::BaseOf], exports: &[Export]) -> Result<(), Error> {
     for base in bases {
@@ -107,11 +132,10 @@ pub fn check_bases(bases: &[super::BaseOf], exports: &[Export]) -> Result<(), Er
 }
 
 /// Where the dirty-region log is.
-pub fn dirty_log_of(arguments: &Serve) -> Result<PathBuf, Error> {
-    if let Some(path) = &arguments.dirty_log {
+pub fn dirty_log_of(journal: &Path, journaling: &Journaling) -> Result<PathBuf, Error> {
+    if let Some(path) = &journaling.dirty_log {
         return Ok(path.clone());
     }
-    let journal = &arguments.journal;
     if std::fs::metadata(journal).is_ok_and(|metadata| metadata.file_type().is_block_device()) {
         let what = "--dirty-log: the journal is a device, so say where the log of dirty regions may lie";
         return Err(Error::Misuse(what.into()));
@@ -122,21 +146,22 @@ pub fn dirty_log_of(arguments: &Serve) -> Result<PathBuf, Error> {
     Ok(name.into())
 }
 
-/// The journal's volumes for these exports: those it has, which must fit, and new ones at the end. Returns all of them, and
-/// the index of each export's.
+/// The journal's volumes for these exports: those that are `known`, which must fit, and new ones at the end, with indexes from
+/// `first` on. Returns all of them, and the index of each export's.
 pub fn volumes(
     exports: &[Export],
     images: Images,
-    tables: &Tables,
+    known: &[Volume],
+    first: u16,
     sectors: &BTreeMap<u16, u64>,
     journal: &Path,
 ) -> Result<(Vec<Volume>, Vec<u16>), Error> {
-    let mut volumes = tables.volumes.clone();
+    let mut volumes = known.to_vec();
     let mut indexes = Vec::new();
     for export in exports {
         let has = export.primary.bytes() / SECTOR_BYTES as u64;
         let Some(known) = volumes.iter().find(|volume| volume.name() == export.name) else {
-            let index = volumes.iter().map(|volume| volume.index + 1).max().unwrap_or(0);
+            let index = volumes.iter().map(|volume| volume.index + 1).max().unwrap_or(0).max(first);
             volumes.push(Volume {
                 address: Address::Nbd(export.name.clone()),
                 technique: images.technique(),
@@ -163,7 +188,8 @@ fn check(
     let name = &export.name;
     if !matches!(known.address, Address::Nbd(_)) || known.arbiter != ARBITER {
         return Err(Error::Failed(format!(
-            "{name} is an AoE volume in this journal: give the export another name"
+            "{name} is an AoE volume in this journal, written by way of the switch alone: it can't be exported too (give the \
+             export of anything else another name)"
         )));
     }
     if known.technique != images.technique() {
@@ -198,6 +224,20 @@ fn of(technique: u8) -> (&'static str, &'static str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_behind_the_card_is_not_exported_too() {
+        let volumes = [Volume::aoe(0, 1, 1, 8)];
+        let check = |file: &str| {
+            check_not_behind(&[ExportOf { name: "x".into(), file: file.into(), part: None }], &volumes)
+        };
+        for behind in ["/dev/etherd/e1.1", "/dev/etherd/e1.1p2"] {
+            assert!(check(behind).unwrap_err().to_string().contains("volume 1.1"), "{behind}");
+        }
+        for other in ["/dev/etherd/e1.10", "/dev/etherd/e1.2", "/dev/sdb", "e1.1", "etherd"] {
+            assert!(check(other).is_ok(), "{other}");
+        }
+    }
 
     #[test]
     fn exports_as_they_are_given() {

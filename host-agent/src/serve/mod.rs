@@ -17,10 +17,11 @@ use crate::daemon::{self, Holding};
 use crate::error::Error;
 use crate::network::NetworkArguments;
 use clap::{Args, ValueEnum};
-use exports::BaseOf;
-pub use exports::ExportOf;
+use exports::Export;
+pub use exports::{check_not_behind, BaseOf, ExportOf};
 use ports::path::{Durability, Images};
-use std::path::PathBuf;
+pub use serving::{begin_with_card, OfCard, Serving};
+use std::path::{Path, PathBuf};
 
 /// `serve`.
 #[derive(Debug, Args)]
@@ -41,25 +42,75 @@ pub struct Serve {
     pub export: Vec<ExportOf>,
     #[command(flatten)]
     pub network: NetworkArguments,
-    /// What is journaled of a write: the data after it, before it, or both. With `before` and `both` any moment can be had
-    /// back from primary alone, and a write waits until its entry is durable
-    #[arg(long, value_enum, value_name = "IMAGES", default_value_t = ImagesKind::After)]
-    pub images: ImagesKind,
-    /// What an answer promises
-    #[arg(long, value_enum, value_name = "WHAT", default_value_t = DurabilityKind::Flush)]
-    pub durability: DurabilityKind,
+    #[command(flatten)]
+    pub journaling: Journaling,
     /// A volume's base: what the schedule keeps no longer is rolled into it
     #[arg(long, value_name = "NAME=FILE")]
     pub base: Vec<BaseOf>,
-    /// Memory for each client's writes that the journal hasn't taken yet; a client that has filled it waits
-    #[arg(long, value_name = "SIZE", default_value = "8M")]
-    pub memory: Size,
-    /// The log of where primary may be ahead of the journal. JOURNAL.dirty if not given
-    #[arg(long, value_name = "FILE")]
-    pub dirty_log: Option<PathBuf>,
     /// The Unix socket for commands that need the journal's owner; only this user and root may. JOURNAL.sock if not given
     #[arg(long, value_name = "SOCKET")]
     pub control: Option<PathBuf>,
+}
+
+/// How writes to exports are journaled.
+#[derive(Clone, Debug, Args)]
+pub struct Journaling {
+    /// What is journaled of a write: the data after it, before it, or both. With `before` and `both` any moment can be had
+    /// back from primary alone, and a write waits until its entry is durable
+    #[arg(long, requires = "export", value_enum, value_name = "IMAGES", default_value_t = ImagesKind::After)]
+    pub images: ImagesKind,
+    /// What an answer promises
+    #[arg(long, requires = "export", value_enum, value_name = "WHAT", default_value_t = DurabilityKind::Flush)]
+    pub durability: DurabilityKind,
+    /// Memory for each client's writes that the journal hasn't taken yet; a client that has filled it waits
+    #[arg(long, requires = "export", value_name = "SIZE", default_value = "8M")]
+    pub memory: Size,
+    /// The log of where primary may be ahead of the journal. JOURNAL.dirty if not given
+    #[arg(long, requires = "export", value_name = "FILE")]
+    pub dirty_log: Option<PathBuf>,
+}
+
+impl Journaling {
+    fn check(&self) -> Result<(), Error> {
+        match self.memory.0 < LEAST_MEMORY {
+            true => Err(Error::Misuse(format!("--memory: {LEAST_MEMORY} bytes at least"))),
+            false => Ok(()),
+        }
+    }
+}
+
+/// What is exported of which journal.
+#[derive(Clone, Copy)]
+pub struct What<'a> {
+    /// The journal.
+    pub journal: &'a Path,
+    /// It is made.
+    pub create: bool,
+    /// Bases of exports.
+    pub base: &'a [BaseOf],
+    /// How writes are journaled.
+    pub journaling: &'a Journaling,
+    /// Where clients come in.
+    pub network: &'a NetworkArguments,
+}
+
+/// What is exported, all of it open and nobody else's.
+pub struct Opened {
+    exports: Vec<Export>,
+    dirty_log: PathBuf,
+    listeners: Vec<nbd::Listener>,
+}
+
+impl Opened {
+    /// Before the journal is touched: another server's socket is left alone.
+    pub fn open(what: What<'_>, exports: &[ExportOf]) -> Result<Self, Error> {
+        what.journaling.check()?;
+        Ok(Self {
+            exports: exports::open(exports)?,
+            dirty_log: exports::dirty_log_of(what.journal, what.journaling)?,
+            listeners: what.network.listen()?,
+        })
+    }
 }
 
 /// `--durability`.
@@ -110,12 +161,15 @@ const LEAST_MEMORY: u64 = 1 << 20;
 
 /// Runs the command.
 pub fn run(arguments: &Serve) -> Result<(), Error> {
-    if arguments.memory.0 < LEAST_MEMORY {
-        return Err(Error::Misuse(format!("--memory: {LEAST_MEMORY} bytes at least")));
-    }
-    let exports = exports::open(&arguments.export)?;
-    exports::check_bases(&arguments.base, &exports)?;
-    let dirty_log = exports::dirty_log_of(arguments)?;
+    let what = What {
+        journal: &arguments.journal,
+        create: arguments.create,
+        base: &arguments.base,
+        journaling: &arguments.journaling,
+        network: &arguments.network,
+    };
+    let opened = Opened::open(what, &arguments.export)?;
+    exports::check_bases(&arguments.base, &opened.exports)?;
     let holding = Holding {
         journal: &arguments.journal,
         control: arguments.control.as_deref(),
@@ -123,9 +177,5 @@ pub fn run(arguments: &Serve) -> Result<(), Error> {
         bases: arguments.base.iter().map(|base| (base.name.clone(), base.file.clone())).collect(),
         recovers: true,
     };
-    // Before the journal is touched: another server's socket is left alone.
-    let listeners = arguments.network.listen()?;
-    daemon::hold(&holding, |desk, held, output| {
-        serving::begin(arguments, exports, &dirty_log, listeners, desk, held, output)
-    })
+    daemon::hold(&holding, |desk, held, output| serving::begin(what, opened, desk, held, output))
 }

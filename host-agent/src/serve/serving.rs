@@ -2,14 +2,16 @@
 
 use super::exports::{self, Export, ARBITER};
 use super::owner::DeskOwner;
-use super::Serve;
+use super::{Opened, What};
+use crate::card::drain::Software;
 use crate::daemon::{say, Desk, Held, Lodger};
 use crate::error::Error;
 use crate::network::uris;
 use crate::output::{bytes, count, Output};
 use journal::{FileStorage, Journal, JournalReader, Storage, Volume};
 use layout::dirty_log::SMALLEST_REGION_SHIFT;
-use ports::clock::HostClock;
+use layout::registers::VOLUMES;
+use ports::clock::{CardClock, Clock, HostClock};
 use ports::dirty_log::{self, DirtyLog, Found};
 use ports::export::Devices;
 use ports::path::{floor, Settings, SoftwarePorts};
@@ -31,6 +33,8 @@ const TRY_AGAIN: Duration = Duration::from_millis(500);
 /// How long the end waits for room in a full journal.
 const LAST_ROOM: Duration = Duration::from_secs(2);
 
+const NOT_IN_ORDER: &str = "not ended in order";
+
 /// See the module.
 pub struct Serving {
     desk: Arc<Desk>,
@@ -39,6 +43,8 @@ pub struct Serving {
     volumes: Vec<Volume>,
     writes_ahead: bool,
     shutdown: nbd::Shutdown,
+    /// The session is a card's too, whose thread begins and ends it.
+    software: Option<Arc<Software>>,
     /// The session is open: nobody else has its turn.
     open: Mutex<bool>,
     wanted_back: AtomicBool,
@@ -47,30 +53,94 @@ pub struct Serving {
 
 /// Makes journal and primaries even, opens the ports, and lets clients in.
 pub fn begin(
-    arguments: &Serve,
-    exports: Vec<Export>,
-    log_path: &Path,
-    listeners: Vec<nbd::Listener>,
+    what: What<'_>,
+    opened: Opened,
     desk: &Arc<Desk>,
     held: &mut Held,
     output: &mut Output,
 ) -> Result<(), Error> {
+    let known = held.journal()?.tables().volumes.clone();
+    let prepared = prepare(what, &opened, &known, 0, held, output)?;
+    let journal = held.begin_ingest(&prepared.volumes, &[], prepared.settings.writes_ahead())?;
+    let (session, floor) = (journal.opened().session, floor(&journal.end(), ARBITER));
+    let clock = Arc::new(HostClock::default());
+    let (ports, owner, volumes) = prepared.ports(&opened, desk, clock, floor);
+    let ports = Arc::new(ports);
+    SoftwarePorts::keep_draining(&ports).map_err(starting)?;
+    let serving = Serving::new(desk, ports, owner, session, volumes, None)?;
+    desk.activity.set_lodger(Some(Arc::clone(&serving) as Arc<dyn Lodger>));
+    serving.let_clients_in(opened, output)
+}
+
+/// A card that exports share the session of.
+pub struct OfCard<'a> {
+    /// The volumes behind it.
+    pub volumes: &'a [Volume],
+    /// How much slower than a real card's its clock is.
+    pub slower: u32,
+}
+
+/// The same in the session of a card, which its thread begins: until then no write is let in. `run` begins to drain the card
+/// into a session with all these volumes.
+pub fn begin_with_card(
+    what: What<'_>,
+    opened: Opened,
+    card: OfCard<'_>,
+    desk: &Arc<Desk>,
+    held: &mut Held,
+    output: &mut Output,
+    run: impl FnOnce(&Arc<Serving>, &Arc<Software>, Vec<Volume>) -> Result<(), Error>,
+) -> Result<(), Error> {
+    // The card's have the first indexes.
+    let prepared = prepare(what, &opened, card.volumes, VOLUMES as u16, held, output)?;
+    let (session, clock) = (held.journal()?.opened().session, Arc::new(CardClock::new(card.slower)));
+    let of_clock = Arc::clone(&clock) as Arc<dyn Clock>;
+    let (ports, owner, volumes) = prepared.ports(&opened, desk, of_clock, (0, 0));
+    let ports = Arc::new(ports.in_line());
+    let software = Arc::new(Software::new(desk, Arc::clone(&ports), clock, ARBITER, &volumes));
+    let of_card = Some(Arc::clone(&software));
+    let serving = Serving::new(desk, ports, owner, session, volumes.clone(), of_card)?;
+    run(&serving, &software, volumes)?;
+    serving.let_clients_in(opened, output)
+}
+
+fn starting(error: std::io::Error) -> Error {
+    Error::Failed(format!("starting to serve: {error}"))
+}
+
+/// Journal and primaries are even.
+struct Prepared {
+    settings: Settings,
+    volumes: Vec<Volume>,
+    indexes: Vec<u16>,
+    dirty: DirtyLog,
+}
+
+fn prepare(
+    what: What<'_>,
+    opened: &Opened,
+    known: &[Volume],
+    first: u16,
+    held: &mut Held,
+    output: &mut Output,
+) -> Result<Prepared, Error> {
+    let (exports, log_path, journaling) = (&opened.exports, &opened.dirty_log, what.journaling);
     let settings = Settings {
-        partial_bytes: usize::try_from(arguments.memory.0).unwrap_or(usize::MAX / 2),
+        partial_bytes: usize::try_from(journaling.memory.0).unwrap_or(usize::MAX / 2),
         ..Settings::new(
-            arguments.images.into(),
-            arguments.durability.into(),
+            journaling.images.into(),
+            journaling.durability.into(),
             held.journal()?.space().segment_bytes,
         )
     };
-    let storage = open_log(log_path, arguments.create)?;
-    let reader = JournalReader::open(&arguments.journal)?;
+    let storage = open_log(log_path, what.create)?;
+    let reader = JournalReader::open(what.journal)?;
     let id = reader.summary().journal_id;
     let sectors = reader.sectors_now()?;
     drop(reader);
     let tables = held.journal()?.tables().clone();
     let (volumes, indexes) =
-        exports::volumes(&exports, settings.images, &tables, &sectors, &arguments.journal)?;
+        exports::volumes(exports, settings.images, known, first, &sectors, what.journal)?;
     let failed = |action| move |e| Error::io(log_path, action, e);
     let found = dirty_log::load(&*storage, id).map_err(failed("reading it"))?;
     if let Some(owed) = found.owed().find(|owed| !indexes.contains(owed)) {
@@ -81,49 +151,33 @@ pub fn begin(
             log_path.display()
         )));
     }
-    make_even(arguments, &exports, &found, held.journal()?, output)?;
+    make_even(what.base, exports, &found, held.journal()?, output)?;
     // Nothing is dirty from here on, and in this boot.
     let served: Vec<(u16, u64)> =
-        indexes.iter().zip(&exports).map(|(index, export)| (*index, export.primary.bytes())).collect();
+        indexes.iter().zip(exports).map(|(index, export)| (*index, export.primary.bytes())).collect();
     let dirty = DirtyLog::begin(storage, id, boot_id(), &found, &served, SMALLEST_REGION_SHIFT);
     let dirty = dirty.map_err(failed("writing it"))?;
-    let journal = held.begin_ingest(&volumes, &[], settings.writes_ahead())?;
-    let session = journal.opened().session;
-    let owner = Arc::new(DeskOwner::new(desk));
-    let served = indexes.iter().zip(&exports).map(|(index, export)| ports::path::Volume {
-        index: *index,
-        name: export.name.clone(),
-        primary: Arc::clone(&export.primary) as Arc<dyn Primary>,
-    });
-    let ports = Arc::new(SoftwarePorts::new(
-        settings,
-        served.collect(),
-        Arc::clone(&owner) as Arc<_>,
-        Arc::new(HostClock::default()),
-        dirty,
-        floor(&journal.end(), ARBITER),
-    ));
-    let starting = |e| Error::Failed(format!("starting to serve: {e}"));
-    SoftwarePorts::keep_draining(&ports).map_err(starting)?;
-    let serving = Arc::new(Serving {
-        desk: Arc::clone(desk),
-        devices: Arc::new(Devices::new(Arc::clone(&ports), owner, session)),
-        ports,
-        volumes,
-        writes_ahead: settings.writes_ahead(),
-        shutdown: nbd::Shutdown::new().map_err(starting)?,
-        open: Mutex::new(true),
-        wanted_back: AtomicBool::new(false),
-        served: AtomicBool::new(false),
-    });
-    desk.activity.set_lodger(Some(Arc::clone(&serving) as Arc<dyn Lodger>));
-    let uris: Vec<String> = exports.iter().map(|export| uris(&listeners, &export.name)).collect();
-    serving.start(listeners).map_err(starting)?;
-    for (export, uris) in exports.iter().zip(uris) {
-        let (size, primary) = (bytes(export.primary.bytes()), export.primary.name());
-        output.line(format!("serving {}: {size} of {primary}, {uris}", export.name))?;
+    Ok(Prepared { settings, volumes, indexes, dirty })
+}
+
+impl Prepared {
+    fn ports(
+        self,
+        opened: &Opened,
+        desk: &Arc<Desk>,
+        clock: Arc<dyn Clock>,
+        floor: (u64, u64),
+    ) -> (SoftwarePorts, Arc<DeskOwner>, Vec<Volume>) {
+        let owner = Arc::new(DeskOwner::new(desk));
+        let served = self.indexes.iter().zip(&opened.exports).map(|(index, export)| ports::path::Volume {
+            index: *index,
+            name: export.name.clone(),
+            primary: Arc::clone(&export.primary) as Arc<dyn Primary>,
+        });
+        let of_owner = Arc::clone(&owner) as Arc<_>;
+        let ports = SoftwarePorts::new(self.settings, served.collect(), of_owner, clock, self.dirty, floor);
+        (ports, owner, self.volumes)
     }
-    Ok(())
 }
 
 /// The dirty-region log's file, made if there is none.
@@ -152,14 +206,14 @@ fn open_log(path: &Path, anew: bool) -> Result<Arc<dyn Storage>, Error> {
 
 /// What a stop that was not in order left is made even, and said.
 fn make_even(
-    arguments: &Serve,
+    bases: &[super::BaseOf],
     exports: &[Export],
     found: &Found,
     journal: &mut Journal,
     output: &mut Output,
 ) -> Result<(), Error> {
     let base_of = |name: &str| {
-        let base = arguments.base.iter().find(|base| base.name == name)?;
+        let base = bases.iter().find(|base| base.name == name)?;
         Some(base.file.as_path())
     };
     let to_recover: Vec<ToRecover<'_>> = exports
@@ -210,6 +264,39 @@ fn lines(recovered: &Recovered) -> Vec<String> {
 }
 
 impl Serving {
+    fn new(
+        desk: &Arc<Desk>,
+        ports: Arc<SoftwarePorts>,
+        owner: Arc<DeskOwner>,
+        session: u64,
+        volumes: Vec<Volume>,
+        software: Option<Arc<Software>>,
+    ) -> Result<Arc<Self>, Error> {
+        Ok(Arc::new(Self {
+            desk: Arc::clone(desk),
+            devices: Arc::new(Devices::new(Arc::clone(&ports), owner, session)),
+            writes_ahead: ports.writes_ahead(),
+            ports,
+            volumes,
+            shutdown: nbd::Shutdown::new().map_err(starting)?,
+            software,
+            open: Mutex::new(true),
+            wanted_back: AtomicBool::new(false),
+            served: AtomicBool::new(false),
+        }))
+    }
+
+    fn let_clients_in(self: &Arc<Self>, opened: Opened, output: &mut Output) -> Result<(), Error> {
+        let Opened { exports, listeners, .. } = opened;
+        let uris: Vec<String> = exports.iter().map(|export| uris(&listeners, &export.name)).collect();
+        self.start(listeners).map_err(starting)?;
+        for (export, uris) in exports.iter().zip(uris) {
+            let (size, primary) = (bytes(export.primary.bytes()), export.primary.name());
+            output.line(format!("serving {}: {size} of {primary}, {uris}", export.name))?;
+        }
+        Ok(())
+    }
+
     fn start(self: &Arc<Self>, listeners: Vec<nbd::Listener>) -> std::io::Result<()> {
         let serving = Arc::clone(self);
         let serve = move || {
@@ -247,8 +334,11 @@ impl Serving {
             said = closed;
         }
         self.end();
-        self.desk.activity.set_lodger(None);
-        self.desk.wake();
+        // Beside a card its thread has the last word.
+        if self.software.is_none() {
+            self.desk.activity.set_lodger(None);
+            self.desk.wake();
+        }
     }
 
     fn keep_checkpoints(&self) {
@@ -306,12 +396,23 @@ impl Serving {
         }
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if !*open {
+            if let Some(software) = &self.software {
+                software.end(true);
+            }
             return;
         }
         *open = false;
         let name = self.desk.name.display();
         self.ports.stop_waiting();
         let whole = self.ports.pause(PATIENCE).and_then(|()| self.ports.checkpoint(true));
+        if let Some(software) = &self.software {
+            if let Err(error) = &whole {
+                say(format_args!(
+                    "{name}: {NOT_IN_ORDER}: {error}; the next start makes journal and primary even"
+                ));
+            }
+            return software.end(whole.is_ok());
+        }
         let ended = match whole {
             Ok(_) => {
                 let ended = self.desk.call_between(|held| held.end_ingest(false).map(drop));
@@ -324,7 +425,7 @@ impl Serving {
             }
             Err(error) => {
                 say(format_args!(
-                    "{name}: not ended in order: {error}; the next start makes journal and primary even"
+                    "{name}: {NOT_IN_ORDER}: {error}; the next start makes journal and primary even"
                 ));
                 self.desk.call_between(|held| {
                     held.abandon_ingest();
@@ -334,6 +435,22 @@ impl Serving {
         };
         // If the journal failed, the daemon says so.
         drop(ended);
+    }
+}
+
+impl Serving {
+    /// As a client of an export.
+    #[cfg(test)]
+    pub fn client(&self, export: &str, connection: u64) -> Arc<dyn nbd::Export> {
+        nbd::Exports::find(&*self.devices, export, connection).expect("it is exported")
+    }
+
+    /// The card's session goes on after all, in which this stepped aside.
+    pub fn go_on(&self) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if !std::mem::replace(&mut *open, true) {
+            self.ports.resume((0, 0));
+        }
     }
 }
 
@@ -350,16 +467,25 @@ impl Lodger for Serving {
             return Err(waiting(error));
         }
         *open = false;
+        if self.software.is_some() {
+            // The card's thread ends the session.
+            return Ok(());
+        }
         let ended = self.desk.call_between(|held| held.end_ingest(true).map(drop));
         ended.and_then(|ended| ended)
     }
 
     fn come_back(&self) {
+        if self.software.is_some() {
+            // Writes are let in when the card's thread has begun a session.
+            *self.open.lock().unwrap_or_else(PoisonError::into_inner) = true;
+            return;
+        }
         self.wanted_back.store(true, Ordering::Release);
         self.desk.activity.notify();
     }
 
-    fn drain(&self) -> Result<u64, Error> {
+    fn drain(&self, _volume: Option<&str>) -> Result<u64, Error> {
         self.ports.drain().map_err(|error| Error::Failed(error.to_string()))?;
         Ok(self.ports.last_number())
     }

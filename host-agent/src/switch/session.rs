@@ -334,7 +334,7 @@ impl Lodger for Session {
         self.desk.activity.notify();
     }
 
-    fn drain(&self) -> Result<u64, Error> {
+    fn drain(&self, _volume: Option<&str>) -> Result<u64, Error> {
         let handover = self.open().as_ref().map(|recording| Arc::clone(&recording.handover));
         let Some(handover) = handover else { return Ok(0) };
         let number = handover.last_number();

@@ -2,192 +2,34 @@
 //! source that writes, and this host's initiator behind a port of its own.
 
 use super::{Device, Extents, Through, Way, Work};
-use crate::card::drain::{start, Backend, DrainSettings, Draining};
+use crate::card::drain::wired::{
+    data, Initiator, Knobs, Wired, DEAD, LIMIT, SHELF_SLOT, SILENT, SLOWER, WELL,
+};
+use crate::card::drain::{start, DrainSettings, Draining};
 use crate::daemon::{hold, Desk, Holding, Lodger};
 use crate::error::Error;
-use driver::{Card, CardError, DmaRegion, Interrupts};
 use indicatif::ProgressBar;
 use journal::image::{Backing, Image};
 use journal::rollback::Target as To;
 use journal::{JournalReader, Moment, Volume};
-use layout::aoe::{self, Ata};
-use layout::registers::{command, global};
+use layout::aoe;
 use layout::SECTOR_BYTES;
-use sim::target::{request, Image as TargetImage, Target, TargetVolume, VbladeModel};
-use sim::vfio_user::Link;
-use sim::{CardOptions, SimulatedCard};
 use std::fs::{read, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::os::unix::net::UnixDatagram;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-const SHELF_SLOT: (u16, u8) = (1, 0);
 const VOLUME: &str = "1.0";
 const SECTORS: u64 = 96;
 const BYTES: usize = SECTORS as usize * SECTOR_BYTES;
 /// Where another source is, and this host.
 const OTHER: usize = 0;
 const HOST: usize = 3;
-/// 125 MHz over some 20,000 cycles/s.
-const SLOWER: u32 = 6_000;
-/// Initiators send again then.
-const RESEND: Duration = Duration::from_secs(2);
-/// How long a function that is reset answers nothing.
-const AWAY: Duration = Duration::from_millis(300);
-/// Nothing here takes so long.
-const LIMIT: Duration = Duration::from_secs(120);
-
-/// What the target does with writes.
-const WELL: u8 = 0;
-const SILENT: u8 = 1;
-const DEAD: u8 = 2;
-
-struct MoodyTarget {
-    model: VbladeModel,
-    mood: Arc<AtomicU8>,
-    heard: Arc<AtomicU8>,
-}
-
-impl Target for MoodyTarget {
-    fn frame(&mut self, frame: &[u8], cycle: u64, answers: &mut Vec<(u64, Vec<u8>)>) {
-        let is_write =
-            frame.get(27).is_some_and(|command| [aoe::ATA_WRITE, aoe::ATA_WRITE_EXT].contains(command));
-        let mood = if is_write { self.mood.load(Ordering::SeqCst) } else { WELL };
-        if mood != DEAD {
-            let before = answers.len();
-            self.model.frame(frame, cycle, answers);
-            answers.truncate(if mood == SILENT { before } else { usize::MAX });
-        }
-        if mood != WELL {
-            self.heard.fetch_add(1, Ordering::SeqCst);
-        }
-    }
-}
-
-/// The simulated card with wires at its ports.
-struct Wired {
-    card: SimulatedCard,
-    links: Vec<Link>,
-    reset: Arc<AtomicBool>,
-    /// While its function is reset: until when, and what its registers read.
-    away: Option<(Instant, u32)>,
-}
-
-impl Backend for Wired {}
-
-impl Card for Wired {
-    fn read(&mut self, offset: u32) -> Result<u32, CardError> {
-        match self.away {
-            Some((until, reads)) if Instant::now() < until => Ok(reads),
-            _ => self.card.read(offset),
-        }
-    }
-
-    fn write(&mut self, offset: u32, value: u32) -> Result<(), CardError> {
-        self.card.write(offset, value)
-    }
-
-    fn map_dma(&mut self, bytes: usize) -> Result<DmaRegion, CardError> {
-        self.card.map_dma(bytes)
-    }
-
-    fn unmap_dma(&mut self, region: DmaRegion) -> Result<(), CardError> {
-        self.card.unmap_dma(region)
-    }
-
-    fn dma_bytes(&self, region: &DmaRegion) -> &[u8] {
-        self.card.dma_bytes(region)
-    }
-
-    fn dma_load(&self, region: &DmaRegion, offset: usize) -> u64 {
-        self.card.dma_load(region, offset)
-    }
-
-    fn msix_message(&mut self, vector: usize) -> Option<(u64, u32)> {
-        self.card.msix_message(vector)
-    }
-
-    fn wait(&mut self, timeout: Duration) -> Result<Interrupts, CardError> {
-        if self.reset.swap(false, Ordering::SeqCst) {
-            self.card.write(global::COMMAND, command::FUNCTION_RESET)?;
-            // Bridges differ in what they make of a request that nobody answers.
-            let reads = self.away.map_or(u32::MAX, |(_, last)| !last);
-            self.away = Some((Instant::now() + AWAY, reads));
-        }
-        for link in &mut self.links {
-            link.exchange(&mut self.card).map_err(|error| CardError::Bus(error.to_string()))?;
-        }
-        self.card.wait(timeout)
-    }
-}
-
-/// An initiator behind a port: one request at a time, sent again until it is answered.
-struct Initiator {
-    socket: UnixDatagram,
-    port: PathBuf,
-    mac: [u8; 6],
-    tag: u32,
-}
-
-impl Initiator {
-    fn new(folder: &Path, port: usize) -> Self {
-        let socket = UnixDatagram::bind(folder.join(format!("peer{port}"))).expect("a socket");
-        socket.set_read_timeout(Some(Duration::from_millis(50))).expect("its time-out");
-        Self {
-            socket,
-            port: folder.join(format!("port{port}")),
-            mac: [2, 0, 0, 0, 0, port as u8 + 1],
-            tag: 0,
-        }
-    }
-
-    fn send(&mut self, command_status: u8, lba: u64, sectors: usize, data: &[u8]) -> (u32, Vec<u8>) {
-        self.tag += 1;
-        let bytes = lba.to_le_bytes();
-        let lba = [bytes[0], bytes[1], bytes[2], bytes[3], bytes[4], bytes[5]];
-        let ata = Ata {
-            flags: 0x40,
-            error_feature: 0,
-            sectors: sectors as u8,
-            command_status,
-            lba,
-            reserved: [0; 2],
-        };
-        let frame = request(self.mac, SHELF_SLOT, self.tag, ata, data);
-        self.socket.send_to(&frame, &self.port).expect("sent");
-        (self.tag, frame)
-    }
-
-    fn ask(&mut self, command: u8, lba: u64, sectors: usize, data: &[u8]) -> Vec<u8> {
-        let (tag, frame) = self.send(command, lba, sectors, data);
-        let (began, mut sent) = (Instant::now(), Instant::now());
-        let mut answer = vec![0; 9216];
-        loop {
-            assert!(began.elapsed() < LIMIT, "no answer to {command:#x} at {lba}");
-            if let Ok(bytes) = self.socket.recv(&mut answer) {
-                if bytes >= 36 && answer[14] & aoe::FLAG_RESPONSE != 0 && answer[20..24] == tag.to_be_bytes()
-                {
-                    answer.truncate(bytes);
-                    return answer;
-                }
-            }
-            if sent.elapsed() > RESEND {
-                self.socket.send_to(&frame, &self.port).expect("sent");
-                sent = Instant::now();
-            }
-        }
-    }
-
-    fn write(&mut self, lba: u64, data: &[u8]) {
-        self.ask(aoe::ATA_WRITE_EXT, lba, data.len() / SECTOR_BYTES, data);
-    }
-}
 
 /// As Linux's device does it.
 impl Device for Initiator {
@@ -289,9 +131,7 @@ struct World {
     desk: Arc<Desk>,
     card: Arc<Draining>,
     daemon: JoinHandle<Result<(), Error>>,
-    mood: Arc<AtomicU8>,
-    heard: Arc<AtomicU8>,
-    reset: Arc<AtomicBool>,
+    knobs: Knobs,
 }
 
 impl World {
@@ -301,8 +141,8 @@ impl World {
         for image in ["primary", "base"] {
             File::create(at(image)).and_then(|file| file.set_len(BYTES as u64)).expect("an image");
         }
-        let (mood, heard, reset) = (Arc::<AtomicU8>::default(), Arc::<AtomicU8>::default(), Arc::default());
-        let (of_mood, of_heard, of_reset) = (Arc::clone(&mood), Arc::clone(&heard), Arc::clone(&reset));
+        let knobs = Knobs::default();
+        let of_card = knobs.clone();
         let (journal, primary, root) = (at("j"), at("primary"), folder.path().to_owned());
         let (tell, told) = channel();
         let daemon = thread::spawn(move || {
@@ -322,19 +162,9 @@ impl World {
                 slower: SLOWER,
                 progress_durable: false,
                 behind_gap: false,
+                stalled_for: Duration::ZERO,
             };
-            let make = move || {
-                let file = OpenOptions::new().read(true).write(true).open(&primary).expect("primary");
-                let volume = TargetVolume::new(SHELF_SLOT.0, SHELF_SLOT.1, SECTORS, TargetImage::File(file));
-                let model = VbladeModel::new(vec![volume]);
-                let target = MoodyTarget { model, mood: of_mood, heard: of_heard };
-                let card = SimulatedCard::new(CardOptions::default(), Box::new(target)).expect("a card");
-                let link = |port| {
-                    let (local, peer) = (root.join(format!("port{port}")), root.join(format!("peer{port}")));
-                    Link::new(port, &local, peer).expect("a wire")
-                };
-                Ok(Wired { card, links: [OTHER, HOST].map(link).into(), reset: of_reset, away: None })
-            };
+            let make = move || Ok(Wired::new(&root, &primary, SECTORS, &[OTHER, HOST], of_card));
             hold(&holding, |desk, _, _| {
                 let card = start(desk, settings, make)?;
                 tell.send((Arc::clone(desk), card)).expect("somebody waits");
@@ -347,7 +177,7 @@ impl World {
             assert!(began.elapsed() < LIMIT, "no card");
             thread::sleep(Duration::from_millis(20));
         }
-        Self { folder, desk, card, daemon, mood, heard, reset }
+        Self { folder, desk, card, daemon, knobs }
     }
 
     fn at(&self, name: &str) -> PathBuf {
@@ -375,7 +205,7 @@ impl World {
     /// The card is reset behind the agent's back. Returns when it is up again.
     fn reset_and_wait(&self) {
         let session = self.desk.status().session;
-        self.reset.store(true, Ordering::SeqCst);
+        self.knobs.reset.store(true, Ordering::SeqCst);
         let began = Instant::now();
         while self.desk.status().session < session + 2 {
             assert!(began.elapsed() < LIMIT, "it wasn't brought up again");
@@ -385,7 +215,7 @@ impl World {
 
     /// The image at a moment, and whether all of it is certain.
     fn image(&self, at: Moment, allow_gaps: bool) -> Result<(Vec<u8>, bool), journal::Error> {
-        self.card.drain().expect("drained");
+        self.card.drain(None).expect("drained");
         let synced = self.desk.call(|held| held.journal().and_then(|journal| Ok(journal.sync()?)));
         synced.expect("a journal").expect("durable");
         let base = self.at("base");
@@ -397,7 +227,7 @@ impl World {
     }
 
     fn order(&self) -> u64 {
-        self.card.drain().expect("drained");
+        self.card.drain(None).expect("drained");
         self.desk
             .call(|held| held.journal().map(|journal| journal.end().order))
             .expect("a journal")
@@ -406,25 +236,16 @@ impl World {
 
     /// A write that the target treats so.
     fn write_to(&self, source: &mut Initiator, mood: u8, lba: u64, data: &[u8]) {
-        let heard = self.heard.load(Ordering::SeqCst);
-        self.mood.store(mood, Ordering::SeqCst);
+        let heard = self.knobs.heard.load(Ordering::SeqCst);
+        self.knobs.mood.store(mood, Ordering::SeqCst);
         source.send(aoe::ATA_WRITE_EXT, lba, data.len() / SECTOR_BYTES, data);
         let began = Instant::now();
-        while self.heard.load(Ordering::SeqCst) == heard {
+        while self.knobs.heard.load(Ordering::SeqCst) == heard {
             assert!(began.elapsed() < LIMIT, "it never reached the target");
             thread::sleep(Duration::from_millis(5));
         }
-        self.mood.store(WELL, Ordering::SeqCst);
+        self.knobs.mood.store(WELL, Ordering::SeqCst);
     }
-}
-
-fn data(sectors: usize, seed: u64) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut byte = || {
-        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        (state >> 40) as u8
-    };
-    (0..sectors * SECTOR_BYTES).map(|_| byte()).collect()
 }
 
 /// Writes again and again, until it is told to stop.

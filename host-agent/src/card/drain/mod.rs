@@ -4,26 +4,39 @@
 //! |---|---|
 //! | `session` | the thread that has the card |
 //! | `written` | where writes are under way |
+//! | `software` | exports that share its session: one time line |
+//! | `together` | both, as the daemon's lodger |
 //!
 //! It is the journal's daemon too (`daemon`): what needs the owner works beside it, and what wants to reach primary by way of
 //! a port of the card (`through_card`).
 
+#[cfg(test)]
+mod one_time_line;
 mod session;
+mod software;
+mod together;
+#[cfg(test)]
+pub mod wired;
 mod written;
 
 use super::{Pace, Which};
-use crate::arguments::{Size, VolumeFile};
-use crate::daemon::{self, Holding};
+use crate::arguments::{ImagesKind, Size};
+use crate::daemon::{self, Desk, Holding, Lodger};
 use crate::error::Error;
+use crate::network::NetworkArguments;
+use crate::serve::{self, BaseOf, ExportOf, Journaling};
 use clap::Args;
 use journal::{PreviousEnd, Volume};
 use layout::registers::VOLUMES;
 use layout::SECTOR_BYTES;
-use session::Settings;
+use session::{behind_card, Settings, STALLED_FOR};
 #[cfg(test)]
-pub use session::{start, Backend, Draining, Settings as DrainSettings};
+pub use session::{start, Draining, Settings as DrainSettings};
+pub use software::Software;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
+pub use together::Together;
 
 pub const EXAMPLES: &str = "\
 Examples:
@@ -36,7 +49,10 @@ counted. An unclean stop of the card or of the journal is a gap: moments from th
 Everything works beside it as beside a daemon. With this host's initiator behind port 3 of the card:
   host-agent card drain --journal j --host-port 3
   host-agent resync j --volume 1.0 --base base.img --primary /dev/etherd/e1.0 --through-card
-  host-agent restore j --volume 1.0 --base base.img --primary /dev/etherd/e1.0 --in-place --at -15m --through-card";
+  host-agent restore j --volume 1.0 --base base.img --primary /dev/etherd/e1.0 --in-place --at -15m --through-card
+
+Volumes behind the card and files or devices of this host in one consistency group: every moment shows both as they were:
+  host-agent card drain --journal j --volume 1.0=2T --export disk=/dev/sdb --socket /run/disk.sock";
 
 /// `card drain`.
 #[derive(Debug, Args)]
@@ -75,7 +91,15 @@ pub struct Drain {
     pub quarantine: u64,
     /// A volume's base: what the schedule keeps no longer is rolled into it
     #[arg(long, value_name = "VOLUME=FILE")]
-    pub base: Vec<VolumeFile>,
+    pub base: Vec<BaseOf>,
+    /// Served over NBD beside the card, as by `serve`: a name and its primary storage. It shares the time line of the card's
+    /// volumes
+    #[arg(long, value_name = "NAME=PRIMARY[:OFFSET+LENGTH]")]
+    pub export: Vec<ExportOf>,
+    #[command(flatten)]
+    pub network: NetworkArguments,
+    #[command(flatten)]
+    pub journaling: Journaling,
     /// The Unix socket for commands that need the journal's owner; only this user and root may. JOURNAL.sock if not given
     #[arg(long, value_name = "SOCKET")]
     pub control: Option<PathBuf>,
@@ -114,13 +138,13 @@ impl FromStr for VolumeSize {
 pub fn run(drain: &Drain) -> Result<(), Error> {
     // What is missing is said before a journal is made.
     let (system, device) = drain.which.ready()?;
-    let bases = drain.base.iter().map(|base| (format!("{}.{}", base.shelf, base.slot), base.file.clone()));
+    let exported = drain.exported()?;
     let holding = Holding {
         journal: &drain.journal,
         control: drain.control.as_deref(),
         create: drain.create.then_some(drain.size.0),
-        bases: bases.collect(),
-        recovers: false,
+        bases: drain.base.iter().map(|base| (base.name.clone(), base.file.clone())).collect(),
+        recovers: exported.is_some(),
     };
     let slower = drain.pace.slower;
     daemon::hold(&holding, |desk, held, output| {
@@ -135,29 +159,90 @@ pub fn run(drain: &Drain) -> Result<(), Error> {
             slower,
             progress_durable: drain.progress_durable,
             behind_gap: journal.opened().previous == PreviousEnd::Unclean,
+            stalled_for: STALLED_FOR,
         };
-        session::start(desk, settings, move || super::open(&system, &device, slower)).map(drop)
+        let make = move || super::open(&system, &device, slower);
+        let Some(opened) = exported else { return session::start(desk, settings, make).map(drop) };
+        serve::check_not_behind(&drain.export, &settings.volumes)?;
+        let known = settings.volumes.clone();
+        let card = serve::OfCard { volumes: &known, slower };
+        serve::begin_with_card(
+            drain.what(),
+            opened,
+            card,
+            desk,
+            held,
+            output,
+            |serving, software, volumes| {
+                together(desk, Settings { volumes, ..settings }, serving, software, make).map(drop)
+            },
+        )
     })
+}
+
+/// Drains the card into one session with what is served.
+pub fn together<C: session::Backend>(
+    desk: &Arc<Desk>,
+    settings: Settings,
+    serving: &Arc<serve::Serving>,
+    software: &Arc<Software>,
+    make: impl FnOnce() -> Result<C, Error> + Send + 'static,
+) -> Result<Arc<Together>, Error> {
+    let mut made = None;
+    let lodger = |card: &Arc<session::Draining>| -> Arc<dyn Lodger> {
+        Arc::clone(made.insert(Arc::new(Together::new(Arc::clone(serving), Arc::clone(card)))))
+            as Arc<dyn Lodger>
+    };
+    session::start_with(desk, settings, Some(Arc::clone(software)), lodger, make)?;
+    made.ok_or_else(|| Error::Failed("nobody drains the card".into()))
+}
+
+impl Drain {
+    fn what(&self) -> serve::What<'_> {
+        serve::What {
+            journal: &self.journal,
+            create: self.create,
+            base: &self.base,
+            journaling: &self.journaling,
+            network: &self.network,
+        }
+    }
+
+    /// What is exported, opened before the journal is touched.
+    fn exported(&self) -> Result<Option<serve::Opened>, Error> {
+        match self.export.is_empty() {
+            true if self.network.is_given() => {
+                Err(Error::Misuse("--socket and --listen are for clients of an --export".into()))
+            }
+            true => Ok(None),
+            false if self.journaling.images == ImagesKind::Before => Err(Error::Misuse(
+                "--images before: what the card lost is a gap of the journal, and before-images alone lead to no moment \
+                 before one; use both, or after"
+                    .into(),
+            )),
+            false => serve::Opened::open(self.what(), &self.export).map(Some),
+        }
+    }
 }
 
 /// The volumes that the journal has, and new ones behind them.
 fn volumes(known: &[Volume], named: &[VolumeSize]) -> Result<Vec<Volume>, Error> {
     let mut volumes = known.to_vec();
     for VolumeSize { shelf, slot, sectors } in named {
-        let index = volumes.iter().map(|volume| volume.index + 1).max().unwrap_or(0);
-        let new = Volume::aoe(index, *shelf, *slot, *sectors);
+        // The index is the volume's place in the card, which has few; exports take those behind.
+        let used = |index: &u16| volumes.iter().any(|volume| volume.index == *index);
+        let index = (0..VOLUMES as u16).find(|index| !used(index));
+        let new = Volume::aoe(index.unwrap_or(0), *shelf, *slot, *sectors);
         // One that is known may have another size by now: `volume resize` journals that, and this doesn't.
         if !volumes.iter().any(|volume| volume.name() == new.name()) {
+            index.ok_or_else(|| Error::Misuse(format!("the card has place for {VOLUMES} volumes")))?;
             volumes.push(new);
         }
     }
-    if volumes.is_empty() {
+    if behind_card(&volumes).next().is_none() {
         return Err(Error::Misuse(
-            "the journal has no volumes yet: name those behind the card with --volume".into(),
+            "the journal has no volumes behind a card yet: name them with --volume".into(),
         ));
-    }
-    if volumes.len() > VOLUMES {
-        return Err(Error::Misuse(format!("the card has place for {VOLUMES} volumes")));
     }
     Ok(volumes)
 }
@@ -180,5 +265,11 @@ mod tests {
             [(0, "1.0".to_string()), (1, "2.1".to_string())]
         );
         assert!(volumes(&[], &[]).is_err());
+        // Exports that were there first leave holes.
+        let export = Volume { address: journal::Address::Nbd("disk".into()), ..Volume::aoe(0, 0, 0, 8) };
+        let named: Vec<VolumeSize> = (0..16).map(|slot| VolumeSize { shelf: 1, slot, sectors: 8 }).collect();
+        let mixed = volumes(std::slice::from_ref(&export), &named[..15]).expect("room for 15");
+        assert_eq!(mixed.iter().map(|volume| volume.index).collect::<Vec<_>>(), (0..16).collect::<Vec<_>>());
+        assert!(volumes(&[export], &named).is_err());
     }
 }

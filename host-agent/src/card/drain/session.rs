@@ -2,16 +2,17 @@
 //! what others ask. A session ends in order when somebody needs the journal's ports closed, or the daemon ends; behind a reset
 //! of the card the next one begins with a gap.
 
+use super::software::Software;
 use super::written::Written;
 use crate::daemon::{say, Desk, Lease, Listener, Lodger};
 use crate::error::Error;
 use crate::output::count;
-use crate::replay::{beginning, card_table, Ledger, Recorder, ARBITER};
+use crate::replay::{beginning, Beside, Ledger, Recorder, ARBITER};
 use crate::through_card::{Extents, Settled, Way, Work};
 use driver::registers::card as words;
 use driver::{identify, BringUp, Card, CardError, Driver, Geometry};
-use journal::{Journal, Port, PortKind, Volume};
-use layout::registers::ticks;
+use journal::{Address, Journal, Port, PortKind, Volume};
+use layout::registers::{ticks, VOLUMES};
 use std::io::Write;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -42,6 +43,20 @@ const ASKING: usize = 64;
 const LOOK_ASIDE: Duration = Duration::from_millis(500);
 /// Flushes of a card that has nothing to say, in which it has to say that.
 const FLUSH_AGAIN: Duration = Duration::from_millis(200);
+
+/// While clients of software ports wait for the card's watermarks, and so long after the last that did.
+const LOOK_WHILE_WANTED: Duration = Duration::from_micros(200);
+const LOOK_WHILE_USED: Duration = Duration::from_micros(500);
+const USED_FOR: Duration = Duration::from_millis(100);
+/// A simulated card goes at least so far in a look, in its own time.
+const LEAST_LOOK: Duration = Duration::from_micros(1);
+/// Watermarks that were asked for and didn't come are asked for again then, in the card's time.
+const ASK_AGAIN: Duration = Duration::from_millis(1);
+/// How long software ports wait for a card whose watermarks stand still: so long, and so many of its periods.
+pub const STALLED_FOR: Duration = Duration::from_secs(10);
+const STALLED_PERIODS: u32 = 5;
+/// A card's time that is read goes as the host's does, and this beside. What doesn't wasn't told by a card that is there.
+const TIME_JUMP: Duration = Duration::from_millis(10);
 
 /// A card, and what only a real one has to say.
 pub trait Backend: Card {
@@ -84,6 +99,8 @@ pub struct Settings {
     pub progress_durable: bool,
     /// The journal has a gap from before, and knows.
     pub behind_gap: bool,
+    /// How long software ports wait for a card whose watermarks stand still.
+    pub stalled_for: Duration,
 }
 
 impl Settings {
@@ -117,17 +134,30 @@ pub fn start<C: Backend>(
     settings: Settings,
     make: impl FnOnce() -> Result<C, Error> + Send + 'static,
 ) -> Result<Arc<Draining>, Error> {
+    start_with(desk, settings, None, |draining| Arc::clone(draining) as Arc<dyn Lodger>, make)
+}
+
+/// The same with ports that share its session, and end first; the daemon's lodger is what `lodger` gives.
+pub fn start_with<C: Backend>(
+    desk: &Arc<Desk>,
+    settings: Settings,
+    software: Option<Arc<Software>>,
+    lodger: impl FnOnce(&Arc<Draining>) -> Arc<dyn Lodger>,
+    make: impl FnOnce() -> Result<C, Error> + Send + 'static,
+) -> Result<Arc<Draining>, Error> {
     let (ask, asked) = sync_channel(ASKING);
     let draining = Arc::new(Draining {
         ask,
-        names: settings.volumes.iter().map(Volume::name).collect(),
+        names: behind_card(&settings.volumes).map(Volume::name).collect(),
         host_port: settings.host_port,
         quarantine: settings.wall(settings.unknown_after + settings.quarantine),
     });
-    desk.activity.set_lodger(Some(Arc::clone(&draining) as Arc<dyn Lodger>));
+    // Before the thread may be over.
+    desk.activity.set_lodger(Some(lodger(&draining)));
     let desk = Arc::clone(desk);
     let work = move || {
-        let mut thread = Thread { desk: &desk, settings, asked, session: Arc::default(), resets: Vec::new() };
+        let (session, resets) = (Arc::default(), Vec::new());
+        let mut thread = Thread { desk: &desk, settings, software, asked, session, resets, sessions: 0 };
         // A daemon whose card nobody drains any more has to end, and to say why.
         let inside = AssertUnwindSafe(|| make().and_then(|card| thread.run(card)));
         let ended = catch_unwind(inside).unwrap_or_else(|_| {
@@ -135,12 +165,16 @@ pub fn start<C: Backend>(
                 "draining the card: an error in the program itself; standard error says where".into(),
             ))
         });
+        let why = ended.as_ref().err().map(Error::to_string);
+        if let Err(error) = ended {
+            desk.end_with(error);
+        }
+        if let (Some(why), Some(software)) = (why, &thread.software) {
+            software.give_up(&why);
+        }
         if thread.session.load(Ordering::Acquire) {
             // If that fails, the daemon says so.
             let _ = desk.call_between(crate::daemon::Held::abandon_ingest);
-        }
-        if let Err(error) = ended {
-            desk.end_with(error);
         }
         desk.end();
         desk.activity.set_lodger(None);
@@ -149,6 +183,11 @@ pub fn start<C: Backend>(
     let started = std::thread::Builder::new().name("card".into()).spawn(work);
     started.map_err(|e| Error::Failed(format!("starting to drain: {e}")))?;
     Ok(draining)
+}
+
+/// Those of the volumes that are behind a card.
+pub fn behind_card(volumes: &[Volume]) -> impl Iterator<Item = &Volume> {
+    volumes.iter().filter(|volume| matches!(volume.address, Address::Aoe { .. }))
 }
 
 /// Why a session has ended.
@@ -164,18 +203,25 @@ enum Ended {
 struct Thread<'a> {
     desk: &'a Arc<Desk>,
     settings: Settings,
+    software: Option<Arc<Software>>,
     asked: Receiver<Ask>,
     /// A session is open, and hasn't been ended.
     session: Arc<AtomicBool>,
     /// When the card was reset.
     resets: Vec<Instant>,
+    /// How often the card was brought up.
+    sessions: u64,
 }
 
 impl Thread<'_> {
     fn run<C: Backend>(&mut self, mut card: C) -> Result<(), Error> {
         let mut entries = 0;
+        let mut again = None;
         loop {
-            let mut session = self.begin(card)?;
+            let mut session = match again.take() {
+                None => self.begin(card)?,
+                Some(recorder) => self.begin_again(card, recorder)?,
+            };
             let ended = session.drain(self);
             if ended.is_err() {
                 // The rings are this process's memory: what lies there is good, whatever became of the card.
@@ -191,8 +237,18 @@ impl Thread<'_> {
             }
             let ended = ended?;
             committed?;
-            let Session { driver, recorder, tell, .. } = session;
+            let Session { driver, mut recorder, tell, .. } = session;
             card = driver.into_card();
+            if let (Ended::Reset, true) = (&ended, self.software.is_some()) {
+                // The software ports lack nothing, and go on in the journal's session.
+                recorder.rings_were_lost();
+                again = Some(recorder);
+                continue;
+            }
+            if let Some(false) = self.software.as_ref().and_then(|software| software.ended()) {
+                // It stays open in the journal.
+                return Ok(());
+            }
             if let Ended::Reset = ended {
                 entries += recorder.entries();
                 drop(recorder);
@@ -210,6 +266,9 @@ impl Thread<'_> {
             let recorded = recorded?;
             entries += recorded.entries;
             if let Ended::Told = ended {
+                if let Some(software) = &self.software {
+                    software.ended_in_order();
+                }
                 let entries = count(entries, "entry", "entries");
                 print(format_args!("drained {entries}; the journal ends at order:{}", recorded.last_order));
                 return Ok(());
@@ -237,23 +296,11 @@ impl Thread<'_> {
     }
 
     fn begin<C: Backend>(&mut self, mut card: C) -> Result<Session<C>, Error> {
-        let geometry = identify(&mut card)?;
-        if self.settings.host_port.is_some_and(|port| usize::from(port) >= geometry.ports) {
-            let what = format!("--host-port: the card has ports 0 to {}", geometry.ports - 1);
-            return Err(Error::Misuse(what));
-        }
-        let unclean = Some(words::SESSION.read(&mut card)?).filter(|session| *session != 0);
-        if let Some(session) = unclean {
-            say(format_args!(
-                "the card's session {session} did not end in order: what it had delivered and no journal has is lost, \
-                 and primary may be ahead of the journal"
-            ));
-        }
+        let geometry = self.identify(&mut card)?;
+        let unclean = unclean(&mut card)?;
         // The journal ended in order and the card didn't: it was drained into something else meanwhile, or killed
         // before the first append. What the journal lacks is a gap all the same.
-        let makes_gap = unclean.is_some() && !self.settings.behind_gap;
-        // Behind a reset of the whole card its session is gone too, and so is what its ports had in flight.
-        let old = unclean.is_some() || self.settings.behind_gap;
+        let makes_gap = unclean && !self.settings.behind_gap;
         let volumes = self.volumes()?;
         let lease = Lease::open(
             self.desk,
@@ -263,7 +310,7 @@ impl Thread<'_> {
             &Listener::Daemon,
             &self.session,
         )?;
-        let (driver, allowed) = match bring_up(card, &lease, &geometry, &self.settings) {
+        let (driver, allowed) = match self.bring_up(card, &lease, &geometry) {
             Ok(brought_up) => brought_up,
             Err(error) => {
                 // Writes were never open: nothing is missing in this session.
@@ -271,30 +318,104 @@ impl Thread<'_> {
                 return Err(error);
             }
         };
-        let Settings { unknown_after, quarantine, .. } = self.settings;
-        let number = lease.opened().session;
-        let mut session = Session {
-            recorder: Recorder::new(Box::new(lease), geometry.ports),
-            number,
+        let end = lease.end();
+        let beside = self.software.clone().map(|software| software as Arc<dyn Beside>);
+        let recorder = Recorder::new(Box::new(lease), geometry.ports).beside(beside);
+        let mut session =
+            self.session(driver, allowed, recorder, unclean, unclean || self.settings.behind_gap);
+        session.follow(self)?;
+        if let Some(software) = &self.software {
+            software.begin(&end);
+        }
+        session.driver.card_mut().take_notes().into_iter().for_each(say);
+        let (ports, name) = (count(geometry.ports as u64, "port", "ports"), self.desk.name.display());
+        let beside = if self.software.is_some() { ", in one time line with what is exported" } else { "" };
+        print(format_args!("draining {ports} into {name}{beside}"));
+        Ok(session)
+    }
+
+    /// Behind a reset, in the journal's session that is open: other ports go on in it.
+    fn begin_again<C: Backend>(&mut self, mut card: C, recorder: Recorder) -> Result<Session<C>, Error> {
+        let geometry = self.identify(&mut card)?;
+        let unclean = unclean(&mut card)?;
+        let (driver, allowed) = self.bring_up(card, recorder.ledger(), &geometry)?;
+        let mut session = self.session(driver, allowed, recorder, unclean, true);
+        // The recorder tells when the gap is in the journal.
+        session.unmarked = false;
+        session.follow(self)?;
+        session.driver.card_mut().take_notes().into_iter().for_each(say);
+        Ok(session)
+    }
+
+    fn identify<C: Backend>(&self, card: &mut C) -> Result<Geometry, Error> {
+        let geometry = identify(card)?;
+        if self.settings.host_port.is_some_and(|port| usize::from(port) >= geometry.ports) {
+            let what = format!("--host-port: the card has ports 0 to {}", geometry.ports - 1);
+            return Err(Error::Misuse(what));
+        }
+        Ok(geometry)
+    }
+
+    /// `old`: behind a reset of the whole card its session is gone too, and so is what its ports had in flight.
+    fn session<C: Backend>(
+        &mut self,
+        driver: Driver<C>,
+        allowed: u32,
+        recorder: Recorder,
+        unclean: bool,
+        old: bool,
+    ) -> Session<C> {
+        let Settings { unknown_after, quarantine, progress_durable, .. } = self.settings;
+        self.sessions += 1;
+        let now = Instant::now();
+        Session {
+            recorder,
+            number: self.sessions,
             written: Written::new(Duration::from_micros(quarantine)),
-            old: old.then(|| vec![true; geometry.ports]),
-            ports_know: unclean.is_some(),
+            old: old.then(|| vec![true; driver.ports()]),
+            ports_know: unclean,
             old_for: Duration::from_micros(unknown_after + quarantine),
             old_until: None,
             allowed,
             settle: Vec::new(),
             used: 0,
             tell: None,
-            progress_durable: self.settings.progress_durable,
+            progress_durable,
+            time: (0, now),
+            unmarked: old,
+            asked: None,
+            wanted: None,
+            risen: (0, now),
             driver,
-        };
-        session.driver.card_mut().take_notes().into_iter().for_each(say);
-        print(format_args!(
-            "draining {} into {}",
-            count(geometry.ports as u64, "port", "ports"),
-            self.desk.name.display()
-        ));
-        Ok(session)
+        }
+    }
+
+    fn bring_up<C: Card>(
+        &self,
+        card: C,
+        ledger: &dyn Ledger,
+        geometry: &Geometry,
+    ) -> Result<(Driver<C>, u32), Error> {
+        let beginning = beginning(ledger);
+        let table = table(&ledger.tables().volumes)?;
+        // Nor does the time of software ports run backwards.
+        let given = self.software.as_ref().map_or(0, |software| software.last_stamp());
+        let time = beginning.time.max(given.saturating_add(1));
+        let mut settings = BringUp::new(beginning.session, time, geometry.ports);
+        settings.stamp_floor = beginning.stamp_floor;
+        settings.number_floor = beginning.number_floor;
+        settings.timeouts.flush_period = ticks(self.settings.flush_period);
+        settings.timeouts.unknown = ticks(self.settings.unknown_after);
+        settings.timeouts.quarantine = ticks(self.settings.quarantine);
+        settings.lock_limit = LOCK_LIMIT;
+        let places = table.iter().enumerate().filter(|(_, volume)| volume.is_some());
+        let allowed = places.map(|(place, _)| 1 << place).sum();
+        for port in &mut settings.ports {
+            port.volumes = allowed;
+            port.ring_bytes = RING_BYTES;
+        }
+        settings.volumes = table;
+        Ok((Driver::bring_up(card, &settings)?, allowed))
     }
 
     /// As the journal has them now: a base may be another, or a size.
@@ -326,28 +447,35 @@ fn ports(ports: usize) -> Vec<Port> {
     (0..ports).map(port).collect()
 }
 
-fn bring_up<C: Card>(
-    card: C,
-    ledger: &dyn Ledger,
-    geometry: &Geometry,
-    drain: &Settings,
-) -> Result<(Driver<C>, u32), Error> {
-    let beginning = beginning(ledger);
-    let table = card_table(&ledger.tables().volumes)?;
-    let mut settings = BringUp::new(beginning.session, beginning.time, geometry.ports);
-    settings.stamp_floor = beginning.stamp_floor;
-    settings.number_floor = beginning.number_floor;
-    settings.timeouts.flush_period = ticks(drain.flush_period);
-    settings.timeouts.unknown = ticks(drain.unknown_after);
-    settings.timeouts.quarantine = ticks(drain.quarantine);
-    settings.lock_limit = LOCK_LIMIT;
-    let allowed = ((1u64 << table.len()) - 1) as u32;
-    for port in &mut settings.ports {
-        port.volumes = allowed;
-        port.ring_bytes = RING_BYTES;
+/// Whether the card's last session didn't end in order; that is said.
+fn unclean<C: Card>(card: &mut C) -> Result<bool, Error> {
+    let session = words::SESSION.read(card)?;
+    if session != 0 {
+        say(format_args!(
+            "the card's session {session} did not end in order: what it had delivered and no journal has is lost, \
+             and primary may be ahead of the journal"
+        ));
     }
-    settings.volumes = table;
-    Ok((Driver::bring_up(card, &settings)?, allowed))
+    Ok(session != 0)
+}
+
+/// The card's volumes, each at the place of its index in the journal.
+fn table(volumes: &[Volume]) -> Result<Vec<Option<(u16, u8)>>, Error> {
+    let mut table = Vec::new();
+    for volume in volumes {
+        let Address::Aoe { shelf, slot } = volume.address else { continue };
+        let place = usize::from(volume.index);
+        if place >= VOLUMES {
+            return Err(Error::Failed(format!(
+                "volume {} has index {place} in the journal, and the card has place for indexes below {VOLUMES}: too many \
+                 exports came before it; give it another journal",
+                volume.name()
+            )));
+        }
+        table.resize(table.len().max(place + 1), None);
+        table[place] = Some((shelf, slot));
+    }
+    Ok(table)
 }
 
 /// A card that is up, and the journal's session that it is drained into.
@@ -355,7 +483,7 @@ struct Session<C> {
     driver: Driver<C>,
     recorder: Recorder,
     written: Written,
-    /// The journal's number of it.
+    /// Differs from that of any other in this process.
     number: u64,
     /// Ports of which something from before this session may be under way.
     old: Option<Vec<bool>>,
@@ -373,6 +501,16 @@ struct Session<C> {
     /// Who wants to know that it has ended.
     tell: Option<SyncSender<Result<(), Error>>>,
     progress_durable: bool,
+    /// The card's time as it was last read, and when; 0: never.
+    time: (u64, Instant),
+    /// The journal has a gap, and of the software ports' volumes it doesn't say that they lack nothing.
+    unmarked: bool,
+    /// Watermarks were asked for: when, and up to where they had come by then.
+    asked: Option<(Instant, u64)>,
+    /// When clients of software ports last waited.
+    wanted: Option<Instant>,
+    /// Up to where all ports have delivered, and since when that stands while somebody waits.
+    risen: (u64, Instant),
 }
 
 struct Settle {
@@ -405,11 +543,19 @@ impl<C: Backend> Session<C> {
 
     /// Waits a while, takes what has come, and answers who asks.
     fn look(&mut self, began: Instant, thread: &mut Thread<'_>) -> Result<Option<Ended>, Error> {
-        let look = if self.recorder.is_waiting() { LOOK_BEFORE_COMMIT } else { LOOK_EVERY };
         // `wait` takes time of the card; here it is the wall clock that counts.
-        self.driver.wait(look / thread.settings.slower)?;
+        self.driver.wait((self.patience() / thread.settings.slower).max(LEAST_LOOK))?;
+        self.follow(thread)?;
         self.recorder.take(&mut self.driver, &mut self.written)?;
-        if self.recorder.is_due(began.elapsed()) {
+        let late = self.recorder.take_too_old();
+        if late > 0 {
+            say(format_args!(
+                "{} the card had kept from before, and the journal went on meanwhile: part of the gap",
+                count(late, "record that", "records that")
+            ));
+        }
+        self.mark_whole(thread)?;
+        if self.hurry(thread)? || self.recorder.is_due(began.elapsed()) {
             self.commit()?;
         }
         self.look_after_settling(thread.desk)?;
@@ -421,12 +567,107 @@ impl<C: Backend> Session<C> {
         if self.driver.card().is_release_requested() && thread.desk.end() {
             say("the host wants the card back: stopping");
         }
-        if thread.desk.activity.is_ending() && thread.desk.activity.running().is_none() {
+        let waits = thread.software.as_ref().is_some_and(|software| software.ended().is_none());
+        if thread.desk.activity.is_ending() && thread.desk.activity.running().is_none() && !waits {
             let stopped = self.stop();
             stopped.map_err(|error| Error::Failed(format!("stopping the card: {error}")))?;
             return Ok(Some(Ended::Told));
         }
         Ok(None)
+    }
+
+    /// How long to wait for an interrupt.
+    fn patience(&self) -> Duration {
+        match self.wanted.map(|wanted| wanted.elapsed()) {
+            Some(_) if self.asked.is_some() => LOOK_WHILE_WANTED,
+            Some(ago) if ago < USED_FOR => LOOK_WHILE_USED,
+            _ if self.recorder.is_waiting() => LOOK_BEFORE_COMMIT,
+            _ => LOOK_EVERY,
+        }
+    }
+
+    /// The software ports' clock follows the card's.
+    fn follow(&mut self, thread: &Thread<'_>) -> Result<(), Error> {
+        let Some(software) = &thread.software else { return Ok(()) };
+        let asked = Instant::now();
+        let time = self.driver.time_now()?;
+        let (last, then) = self.time;
+        let most = 2 * (asked - then) + TIME_JUMP;
+        // A card that is out of reach tells anything; `wait` will say so.
+        if last == 0 || (time >= last && u128::from(time - last) <= most.as_nanos()) {
+            self.time = (time, asked);
+            software.clock().follow(time, asked);
+        }
+        Ok(())
+    }
+
+    /// A gap of the card's ports is one of the journal's. The software ports lack nothing: behind it, that is said.
+    fn mark_whole(&mut self, thread: &Thread<'_>) -> Result<(), Error> {
+        let Some(software) = &thread.software else { return Ok(()) };
+        self.unmarked |= self.recorder.take_gapped();
+        let Some(bound) = self.recorder.bound().filter(|bound| self.unmarked && *bound > self.used) else {
+            return Ok(());
+        };
+        let (volumes, used) = (software.volumes().to_vec(), self.used);
+        let marked = thread.desk.call(move |held| {
+            let journal = held.journal()?;
+            let marked = journal.stamps_beside(used, bound).and_then(|mut stamps| {
+                let few = stamps.left() < volumes.len() as u64;
+                // There are more behind the next watermark.
+                if few {
+                    return Ok(false);
+                }
+                volumes.iter().try_for_each(|volume| journal.resynced_beside(&mut stamps, volume))?;
+                Ok(true)
+            });
+            match marked {
+                // It is tried again.
+                Err(journal::Error::Full { .. }) => Ok(false),
+                other => other.map_err(|error| {
+                    held.check();
+                    Error::from(error)
+                }),
+            }
+        })??;
+        if marked {
+            self.used = bound;
+            self.unmarked = false;
+        }
+        Ok(())
+    }
+
+    /// While clients of software ports wait, the card is asked for its watermarks. Whether to make durable what there is.
+    fn hurry(&mut self, thread: &Thread<'_>) -> Result<bool, Error> {
+        let Some(software) = &thread.software else { return Ok(false) };
+        let (now, bound, wanted) = (Instant::now(), self.recorder.taken_to(), software.wanted());
+        let stamp = wanted.stamp().filter(|stamp| *stamp > bound);
+        if wanted.stamp().is_some() {
+            self.wanted = Some(now);
+        }
+        if bound > self.risen.0 || stamp.is_none() {
+            self.risen = (bound, now);
+        }
+        let Some(stamp) = stamp else {
+            self.asked = None;
+            return Ok(software.waits_for_commit(&wanted));
+        };
+        let Settings { slower, flush_period, .. } = thread.settings;
+        let limit = thread.settings.stalled_for.max(thread.settings.wall(flush_period) * STALLED_PERIODS);
+        if now - self.risen.1 > limit {
+            return Err(Error::Failed(format!(
+                "the card is there, but its ports have delivered nothing for {} s, not even watermarks: what is exported \
+                 can't be put into one order with it. Nothing more is written. Reset the card (host-agent card info), and \
+                 start again; or serve without it: host-agent serve",
+                limit.as_secs()
+            )));
+        }
+        // Watermarks from before its time has come there would be for nothing.
+        let again = |(then, had): (Instant, u64)| bound > had || now - then > ASK_AGAIN * slower;
+        if self.time.0 >= stamp && self.asked.is_none_or(again) {
+            self.driver.flush()?;
+            self.asked = Some((now, bound));
+        }
+        Ok(software.waits_for_commit(&wanted))
     }
 
     /// Waits until the card answers again, whatever it has kept.
@@ -605,7 +846,7 @@ impl Lodger for Draining {
     }
 
     /// Everything that the arbiter has given is in the journal.
-    fn drain(&self) -> Result<u64, Error> {
+    fn drain(&self, _volume: Option<&str>) -> Result<u64, Error> {
         let (tell, told) = sync_channel(1);
         let number = move |journal: &Journal| {
             let end = journal.end().arbiters.into_iter().find(|end| end.arbiter == ARBITER);

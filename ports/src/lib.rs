@@ -7,6 +7,7 @@
 //! | [`export`] | a client's connection: a source, and a port with a partial journal of its own |
 //! | [`path`] | interlock, entry, primary, answer: `engine::block_port`, with locks and I/O around it |
 //! | [`dirty_log`] | where primary may be ahead of the journal, durable before it is |
+//! | [`marking`] | the same for AoE ports: whose frames don't wait for a disk |
 //! | [`primary`] | the device, file, or part of one |
 //! | `drain` | partial journals to the journal's owner, in order; what a FLUSH waits for |
 //! | [`owner`] | the journal's owner, as it is seen from here |
@@ -23,6 +24,7 @@ pub mod dirty_log;
 mod drain;
 pub mod export;
 pub mod interface;
+pub mod marking;
 pub mod owner;
 pub mod path;
 pub mod primary;

@@ -14,6 +14,7 @@ mod serving;
 
 use crate::arguments::{ImagesKind, Size};
 use crate::daemon::{self, Holding};
+use crate::dirty_log_file;
 use crate::error::Error;
 use crate::network::NetworkArguments;
 use clap::{Args, ValueEnum};
@@ -115,7 +116,7 @@ pub fn run(arguments: &Serve) -> Result<(), Error> {
     }
     let exports = exports::open(&arguments.export)?;
     exports::check_bases(&arguments.base, &exports)?;
-    let dirty_log = exports::dirty_log_of(arguments)?;
+    let dirty_log = dirty_log_file::place(&arguments.journal, arguments.dirty_log.as_deref(), ".dirty")?;
     let holding = Holding {
         journal: &arguments.journal,
         control: arguments.control.as_deref(),

@@ -1,0 +1,176 @@
+//! The log of dirty regions (`ports::dirty_log`) of a switch: what it says after a stop, and a session's own.
+//!
+//! It speaks of volumes with after-images alone: elsewhere an entry is durable before its write is let through. It counts only if
+//! it belongs to the journal's last session that may have run ahead, else everything may be dirty.
+
+use super::volumes::Volumes;
+use super::Switching;
+use crate::dirty_log_file;
+use crate::error::Error;
+use crate::replay::ARBITER;
+use journal::{Journal, JournalReader, PreviousEnd, Storage, Volume};
+use layout::dirty_log::SMALLEST_REGION_SHIFT;
+use layout::entry::GapReason;
+use layout::journal_file::technique;
+use layout::SECTOR_BYTES;
+use ports::dirty_log::{self, DirtyLog, Found, Position, ToServe};
+use ports::marking::Marking;
+use ports::path::floor;
+use ports::recover::boot_id;
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// The log's name is the journal's with this added. Not that of `serve`, whose volumes are others.
+const ENDING: &str = ".dirty-aoe";
+
+/// The log's file.
+pub struct DirtyFile {
+    path: PathBuf,
+    storage: Arc<dyn Storage>,
+    journal_id: [u8; 16],
+    /// Targets have kept what they had answered, whatever befell this machine.
+    targets_stayed_up: bool,
+}
+
+/// Where a target may have something else than the journal says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Doubt {
+    /// Nowhere.
+    Nowhere,
+    /// In these bytes, rising: that is what the log says.
+    There(Vec<Range<u64>>),
+    /// Anywhere, for this reason.
+    Anywhere(String),
+}
+
+impl DirtyFile {
+    /// Opens it; `None`: no volume needs it.
+    pub fn open(arguments: &Switching, volumes: &Volumes, journal: &Journal) -> Result<Option<Self>, Error> {
+        if volumes.writes_ahead() {
+            return Ok(None);
+        }
+        let path = dirty_log_file::place(&arguments.journal, arguments.dirty_log.as_deref(), ENDING)?;
+        let storage = dirty_log_file::open(&path, arguments.create)?;
+        let journal_id = JournalReader::open_on(journal.storage())?.summary().journal_id;
+        Ok(Some(Self { path, storage, journal_id, targets_stayed_up: arguments.targets_stayed_up }))
+    }
+
+    fn failed(&self, action: &'static str) -> impl FnOnce(io::Error) -> Error + '_ {
+        move |error| Error::io(&self.path, action, error)
+    }
+
+    /// What it says, held against the journal, whose ports are closed.
+    pub fn read(&self, journal: &Journal) -> Result<Found, Error> {
+        let mut found =
+            dirty_log::load(&*self.storage, self.journal_id).map_err(self.failed("reading it"))?;
+        if let Some(why) = distrust(&found, journal, boot_id(), self.targets_stayed_up) {
+            found.doubt(why);
+        }
+        Ok(found)
+    }
+
+    /// The log of a session that has just begun, and before anything is let through; `found` was read before that. Regions that
+    /// are in doubt (by index of their volume) stay marked.
+    pub fn begin(
+        &self,
+        found: &Found,
+        journal: &Journal,
+        volumes: &Volumes,
+        in_doubt: &BTreeMap<u16, Doubt>,
+    ) -> Result<Marking, Error> {
+        let position = Position {
+            session: journal.opened().session.into(),
+            number: floor(&journal.end(), ARBITER).1.into(),
+        };
+        let mut served = Vec::new();
+        for (row, _) in volumes.each().filter(|(row, _)| row.technique == technique::AFTER) {
+            let bytes = bytes_of(journal, row)?;
+            let doubtful = in_doubt.get(&row.index).map(|doubt| doubt.regions(bytes)).unwrap_or_default();
+            served.push(ToServe { volume: row.index, bytes, doubtful });
+        }
+        let log = DirtyLog::begin(
+            Arc::clone(&self.storage),
+            self.journal_id,
+            boot_id(),
+            Some(position),
+            found,
+            &served,
+            SMALLEST_REGION_SHIFT,
+        );
+        let indexes: Vec<u16> = served.iter().map(|served| served.volume).collect();
+        Ok(Marking::new(log.map_err(self.failed("writing it"))?, &indexes))
+    }
+}
+
+/// Why the log says nothing of the journal as it is.
+fn distrust(found: &Found, journal: &Journal, boot: [u8; 16], targets_stayed_up: bool) -> Option<String> {
+    if found.uncertain.is_some() {
+        return None;
+    }
+    let Some(position) = found.position else { return Some("it is that of NBD exports".into()) };
+    if journal.opened().with_ports != Some(position.session.get()) {
+        return Some(format!(
+            "it belongs to session {}, and the journal was written to without it since",
+            position.session
+        ));
+    }
+    if floor(&journal.end(), ARBITER).1 < position.number.get() {
+        return Some("it is newer than the journal, which was put back from a copy".into());
+    }
+    let same_boot = boot == found.boot_id && boot != [0; 16];
+    if !same_boot && !targets_stayed_up {
+        return Some(
+            "this machine has been started anew since, and a target that lost power with it may lack what it had answered; if none \
+             did, --targets-stayed-up says so"
+                .into(),
+        );
+    }
+    None
+}
+
+impl Doubt {
+    /// Of a volume that the journal has. Its ports are closed.
+    pub fn of(found: &Found, journal: &Journal, row: &Volume) -> Result<Self, Error> {
+        let previous = journal.opened().previous;
+        let stopped = previous == PreviousEnd::Unclean || journal.gap_is_pending();
+        let gaps = journal.open_gaps(row.index)?;
+        let owes = stopped || gaps.contains(&GapReason::UncleanStop);
+        let anywhere = |why: &str| Ok(if owes { Self::Anywhere(why.to_owned()) } else { Self::Nowhere });
+        if let Some(why) = &found.uncertain {
+            return anywhere(why);
+        }
+        if !found.knows(row.index) {
+            return anywhere("the volume wasn't switched in the session that it speaks of");
+        }
+        let marked = found.regions(row.index).unwrap_or_default();
+        if !owes && found.clean == Some(true) && marked.is_empty() {
+            return Ok(Self::Nowhere);
+        }
+        if previous == PreviousEnd::Unclean && found.clean == Some(true) {
+            return anywhere("it says that the session ended in order, and the journal that it did not");
+        }
+        // What is compared closes every gap of the volume, and the log knows of stops only.
+        if gaps.iter().any(|reason| *reason != GapReason::UncleanStop) {
+            return Ok(Self::Anywhere("the journal has a gap that is not of a stop".into()));
+        }
+        Ok(Self::There(marked))
+    }
+
+    /// The same as regions of a volume of so many bytes.
+    pub fn regions(&self, bytes: u64) -> Vec<Range<u64>> {
+        match self {
+            Self::Nowhere => Vec::new(),
+            Self::There(regions) => regions.clone(),
+            Self::Anywhere(_) => std::iter::once(0..bytes).collect(),
+        }
+    }
+}
+
+/// The size of a volume now.
+pub fn bytes_of(journal: &Journal, row: &Volume) -> Result<u64, Error> {
+    let sectors = JournalReader::open_on(journal.storage())?.sectors_now()?;
+    Ok(sectors.get(&row.index).copied().unwrap_or(row.sectors) * SECTOR_BYTES as u64)
+}

@@ -53,6 +53,8 @@ struct World {
     disk: Arc<Disk>,
     target: Vec<u8>,
     wire: Vec<OnTheWire>,
+    /// By place and length, when something was forwarded there last.
+    last: HashMap<(u64, usize), u64>,
     answers: Vec<Vec<u8>>,
     recent: Vec<Vec<u8>>,
     /// Out of the rings, and not in order yet.
@@ -110,6 +112,7 @@ impl World {
             disk,
             target: vec![0; SECTORS as usize * 512],
             wire: Vec::new(),
+            last: HashMap::new(),
             answers: Vec::new(),
             recent: Vec::new(),
             delivered: Vec::new(),
@@ -262,6 +265,8 @@ impl World {
         while let Some(output) = self.switch.output() {
             if let Output::Uplink(frame) = output {
                 self.forwarded += 1;
+                let (request, data) = AtaFrame::ref_from_prefix(&frame).expect("a write");
+                self.last.insert((request.ata.lba48(), data.len()), self.now);
                 self.wire.push(OnTheWire { frame, until: self.now + TIMEOUTS.quarantine });
             }
         }
@@ -274,7 +279,6 @@ impl World {
                 apply(&mut self.target, &frame);
             }
         }
-        let settled = self.switch.settled();
         let entries = entries(&self.records[..self.durable]);
         let mut known = vec![0; self.target.len()];
         // Where the journal itself knows that it isn't certain, and compares or says so whatever the log has.
@@ -283,8 +287,9 @@ impl World {
         for entry in &entries {
             let sectors = entry.lba as usize..entry.lba as usize + entry.data.len() / 512;
             known[sectors.start * 512..sectors.end * 512].copy_from_slice(&entry.data);
+            let quarantined_until = self.last[&(entry.lba, entry.data.len())] + TIMEOUTS.quarantine;
             let is_uncertain = entry.updated == Updated::Pending
-                || (entry.updated == Updated::Unknown && entry.number <= settled);
+                || (entry.updated == Updated::Unknown && quarantined_until <= self.now);
             uncertain[sectors.clone()].fill(is_uncertain);
             given[sectors].fill(true);
         }
@@ -397,7 +402,7 @@ fn doubtful_regions_stay_marked_and_the_position_is_kept() {
     marking.touch(5, 0..512, 42);
     marking.clear(41);
     marking.work(Duration::ZERO).unwrap();
-    assert_eq!((found().regions(5), marking.count()), (Some(vec![0..region]), 3));
+    assert_eq!((found().regions(5), marking.count()), (Some(std::iter::once(0..region).collect()), 3));
     marking.clear(42);
     marking.work(Duration::ZERO).unwrap();
     assert_eq!((found().regions(5), marking.count()), (Some(vec![]), 2));

@@ -174,3 +174,164 @@ pub fn bytes_of(journal: &Journal, row: &Volume) -> Result<u64, Error> {
     let sectors = JournalReader::open_on(journal.storage())?.sectors_now()?;
     Ok(sectors.get(&row.index).copied().unwrap_or(row.sectors) * SECTOR_BYTES as u64)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::replay::WRITER;
+    use journal::{CreateOptions, FileStorage, OwnedRecord, Port, PortKind};
+    use layout::entry::{EntryHeader, Gap, Kind};
+    use zerocopy::IntoBytes;
+
+    const VOLUME_BYTES: u64 = 32 << 20;
+    const BOOT: [u8; 16] = [3; 16];
+
+    struct World {
+        folder: tempfile::TempDir,
+        log: Arc<dyn Storage>,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let port = Port { port: 0, kind: PortKind::Software, arbiter: ARBITER, name: "port 0".into() };
+            let options = CreateOptions {
+                bytes: Some(16 << 20),
+                segment_bytes: None,
+                volumes: vec![Volume::aoe(0, 1, 0, VOLUME_BYTES / 512)],
+                ports: vec![port],
+                writer: "test".into(),
+            };
+            Journal::create(&folder.path().join("j"), &options).unwrap().close().unwrap();
+            std::fs::write(folder.path().join("log"), vec![0; dirty_log::FILE_BYTES as usize]).unwrap();
+            let log = Arc::new(FileStorage::open_owned(&folder.path().join("log")).unwrap());
+            Self { folder, log }
+        }
+
+        fn open(&self) -> Journal {
+            Journal::open(&self.folder.path().join("j"), WRITER).unwrap()
+        }
+
+        fn rest(&self) -> Journal {
+            Journal::open_ports_closed(&self.folder.path().join("j"), WRITER).unwrap()
+        }
+
+        /// A session of the journal and its log, in which the region at 8 MiB is written to.
+        fn session(&self, doubtful: Vec<Range<u64>>) -> (Journal, Marking) {
+            let journal = self.open();
+            let (session, number) = (journal.opened().session, floor(&journal.end(), ARBITER).1);
+            let position = Position { session: session.into(), number: number.into() };
+            let served = [ToServe { volume: 0, bytes: VOLUME_BYTES, doubtful }];
+            let log = Arc::clone(&self.log);
+            let found = Found::default();
+            let log =
+                DirtyLog::begin(log, [0; 16], BOOT, Some(position), &found, &served, SMALLEST_REGION_SHIFT);
+            let log = log.unwrap();
+            log.touch(0, 8 << 20..9 << 20, number + 1);
+            log.ensure(0, 8 << 20..9 << 20).unwrap();
+            (journal, Marking::new(log, &[0]))
+        }
+
+        fn doubt(&self, journal: &Journal, boot: [u8; 16], targets_stayed_up: bool) -> Doubt {
+            let mut found = dirty_log::load(&*self.log, [0; 16]).unwrap();
+            if let Some(why) = distrust(&found, journal, boot, targets_stayed_up) {
+                found.doubt(why);
+            }
+            Doubt::of(&found, journal, &journal.tables().volumes[0]).unwrap()
+        }
+    }
+
+    fn marked() -> Doubt {
+        Doubt::There(std::iter::once(8 << 20..12 << 20).collect())
+    }
+
+    fn is_anywhere(doubt: Doubt, why: &str) {
+        assert!(matches!(&doubt, Doubt::Anywhere(said) if said.contains(why)), "{doubt:?}, not {why}");
+    }
+
+    /// Something of port 0 is missing.
+    fn gap(journal: &mut Journal, reason: GapReason) {
+        let (from, stamp) = (1.into(), journal.end().timestamp + 10);
+        let gap = Gap {
+            from_timestamp: from,
+            from_number: 0.into(),
+            reason: (reason as u32).into(),
+            reserved: 0.into(),
+        };
+        let mut header = EntryHeader::new(Kind::Gap);
+        header.timestamp = stamp.into();
+        header.number = 1.into();
+        header.seal(gap.as_bytes());
+        let record = OwnedRecord { header, payload: gap.as_bytes().to_vec() };
+        journal.append(&[record.as_record()], &[]).unwrap();
+    }
+
+    #[test]
+    fn after_a_stop_what_is_marked_is_in_doubt() {
+        let world = World::new();
+        let (journal, marking) = world.session(Vec::new());
+        drop((journal, marking));
+        let journal = world.rest();
+        assert_eq!(world.doubt(&journal, BOOT, false), marked());
+        // In another boot nobody knows, unless somebody says so.
+        is_anywhere(world.doubt(&journal, [4; 16], false), "started anew");
+        is_anywhere(world.doubt(&journal, [0; 16], false), "started anew");
+        assert_eq!(world.doubt(&journal, [4; 16], true), marked());
+        // Sessions with closed ports change nothing, one with open ports does.
+        drop(journal);
+        world.rest().close().unwrap();
+        assert_eq!(world.doubt(&world.rest(), BOOT, false), marked());
+        drop(world.open());
+        is_anywhere(world.doubt(&world.rest(), BOOT, false), "belongs to session");
+    }
+
+    #[test]
+    fn after_an_end_in_order_nothing_is_in_doubt_but_what_was_put_off() {
+        let world = World::new();
+        let (journal, marking) = world.session(Vec::new());
+        journal.close().unwrap();
+        // Stopped before the log could say that all ended in order.
+        assert_eq!(world.doubt(&world.rest(), BOOT, false), marked());
+        marking.end(1).unwrap();
+        // It went by an entry that the journal doesn't have; but the journal owes nothing.
+        assert_eq!(world.doubt(&world.rest(), BOOT, false), Doubt::Nowhere);
+        let put_off = std::iter::once(0..4 << 20).collect::<Vec<_>>();
+        let (journal, marking) = world.session(put_off.clone());
+        journal.close().unwrap();
+        marking.end(0).unwrap();
+        assert_eq!(
+            world.doubt(&world.rest(), BOOT, false),
+            Doubt::There(std::iter::once(0..4 << 20).chain(std::iter::once(8 << 20..12 << 20)).collect()),
+            "nothing that was written is durable in the journal"
+        );
+    }
+
+    #[test]
+    fn a_journal_that_was_put_back_is_not_the_logs() {
+        let world = World::new();
+        let (journal, marking) = world.session(Vec::new());
+        marking.clear(500);
+        assert!(!marking.work(std::time::Duration::ZERO).unwrap() && marking.count() == 0);
+        drop(journal);
+        is_anywhere(world.doubt(&world.rest(), BOOT, false), "put back from a copy");
+    }
+
+    #[test]
+    fn where_the_journal_lacks_something_else_marks_do_not_do() {
+        let world = World::new();
+        let (mut journal, marking) = world.session(Vec::new());
+        gap(&mut journal, GapReason::Lost);
+        journal.sync().unwrap();
+        drop((journal, marking));
+        let mut journal = world.rest();
+        is_anywhere(world.doubt(&journal, BOOT, false), "not of a stop");
+        // Compared, it has no gap any more.
+        let mut read = |buffer: &mut [u8], _| {
+            buffer.fill(0);
+            Ok(())
+        };
+        journal.resync_regions("1.0", &[], None, &mut read).unwrap();
+        assert!(journal.open_gaps(0).unwrap().is_empty());
+        assert_eq!(journal.open_gaps(7).unwrap().len(), 2, "another volume isn't compared by that");
+    }
+}

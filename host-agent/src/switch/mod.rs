@@ -27,7 +27,7 @@ mod volumes;
 
 pub use report::SwitchStatus;
 
-use crate::arguments::{ImagesKind, Size, VolumeFile};
+use crate::arguments::{address, ImagesKind, Size, VolumeFile};
 use crate::daemon::{self, Holding};
 use crate::error::Error;
 use crate::output::Output;
@@ -153,7 +153,7 @@ impl FromStr for PortOf {
         if interface.is_empty() {
             return Err("give INTERFACE, such as eth1, or eth1=1.0,1.1".into());
         }
-        let volume = |text: &str| volumes::address(text).ok_or(format!("'{text}': a volume is SHELF.SLOT"));
+        let volume = |text: &str| address(text).ok_or(format!("'{text}': a volume is SHELF.SLOT"));
         let volumes = list.map(|list| list.split(',').map(volume).collect()).transpose()?;
         Ok(Self { interface: interface.to_owned(), volumes })
     }

@@ -132,12 +132,13 @@ fn distrust(found: &Found, journal: &Journal, boot: [u8; 16], targets_stayed_up:
 }
 
 impl Doubt {
-    /// Of a volume that the journal has. Its ports are closed.
-    pub fn of(found: &Found, journal: &Journal, row: &Volume) -> Result<Self, Error> {
+    /// Of a volume that the journal has. Its ports are closed. `unanswered`: there are writes without an answer, for which it is
+    /// compared in any case; and what is compared closes every gap of the volume.
+    pub fn of(found: &Found, journal: &Journal, row: &Volume, unanswered: bool) -> Result<Self, Error> {
         let previous = journal.opened().previous;
         let stopped = previous == PreviousEnd::Unclean || journal.gap_is_pending();
         let gaps = journal.open_gaps(row.index)?;
-        let owes = stopped || gaps.contains(&GapReason::UncleanStop);
+        let owes = stopped || unanswered || gaps.contains(&GapReason::UncleanStop);
         let anywhere = |why: &str| Ok(if owes { Self::Anywhere(why.to_owned()) } else { Self::Nowhere });
         if let Some(why) = &found.uncertain {
             return anywhere(why);
@@ -152,7 +153,7 @@ impl Doubt {
         if previous == PreviousEnd::Unclean && found.clean == Some(true) {
             return anywhere("it says that the session ended in order, and the journal that it did not");
         }
-        // What is compared closes every gap of the volume, and the log knows of stops only.
+        // The log knows of stops only.
         if gaps.iter().any(|reason| *reason != GapReason::UncleanStop) {
             return Ok(Self::Anywhere("the journal has a gap that is not of a stop".into()));
         }
@@ -218,6 +219,14 @@ mod tests {
 
         /// A session of the journal and its log, in which the region at 8 MiB is written to.
         fn session(&self, doubtful: Vec<Range<u64>>) -> (Journal, Marking) {
+            let (journal, log) = self.begin(doubtful);
+            let number = floor(&journal.end(), ARBITER).1;
+            log.touch(0, 8 << 20..9 << 20, number + 1);
+            log.ensure(0, 8 << 20..9 << 20).unwrap();
+            (journal, Marking::new(log, &[0]))
+        }
+
+        fn begin(&self, doubtful: Vec<Range<u64>>) -> (Journal, DirtyLog) {
             let journal = self.open();
             let (session, number) = (journal.opened().session, floor(&journal.end(), ARBITER).1);
             let position = Position { session: session.into(), number: number.into() };
@@ -226,18 +235,20 @@ mod tests {
             let found = Found::default();
             let log =
                 DirtyLog::begin(log, [0; 16], BOOT, Some(position), &found, &served, SMALLEST_REGION_SHIFT);
-            let log = log.unwrap();
-            log.touch(0, 8 << 20..9 << 20, number + 1);
-            log.ensure(0, 8 << 20..9 << 20).unwrap();
-            (journal, Marking::new(log, &[0]))
+            (journal, log.unwrap())
         }
 
-        fn doubt(&self, journal: &Journal, boot: [u8; 16], targets_stayed_up: bool) -> Doubt {
+        fn found(&self, journal: &Journal, boot: [u8; 16], targets_stayed_up: bool) -> Found {
             let mut found = dirty_log::load(&*self.log, [0; 16]).unwrap();
             if let Some(why) = distrust(&found, journal, boot, targets_stayed_up) {
                 found.doubt(why);
             }
-            Doubt::of(&found, journal, &journal.tables().volumes[0]).unwrap()
+            found
+        }
+
+        fn doubt(&self, journal: &Journal, boot: [u8; 16], targets_stayed_up: bool) -> Doubt {
+            let found = self.found(journal, boot, targets_stayed_up);
+            Doubt::of(&found, journal, &journal.tables().volumes[0], false).unwrap()
         }
     }
 
@@ -333,5 +344,19 @@ mod tests {
         journal.resync_regions("1.0", &[], None, &mut read).unwrap();
         assert!(journal.open_gaps(0).unwrap().is_empty());
         assert_eq!(journal.open_gaps(7).unwrap().len(), 2, "another volume isn't compared by that");
+    }
+    #[test]
+    fn a_comparison_for_what_is_unanswered_closes_no_gap_that_it_does_not_look_into() {
+        let world = World::new();
+        let (mut journal, log) = world.begin(Vec::new());
+        gap(&mut journal, GapReason::Lost);
+        journal.close().unwrap();
+        Marking::new(log, &[0]).end(0).unwrap();
+        let journal = world.rest();
+        let found = world.found(&journal, BOOT, false);
+        assert_eq!(found.uncertain, None);
+        let of = |unanswered| Doubt::of(&found, &journal, &journal.tables().volumes[0], unanswered).unwrap();
+        assert_eq!(of(false), Doubt::Nowhere);
+        is_anywhere(of(true), "not of a stop");
     }
 }

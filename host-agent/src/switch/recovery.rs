@@ -37,14 +37,15 @@ impl Left {
             return Ok(None);
         }
         let stopped = journal.opened().previous == PreviousEnd::Unclean || journal.gap_is_pending();
+        let pending = journal.pending(row.index)?;
         let doubt = match (row.technique, log) {
-            (technique::AFTER, Some(log)) => Doubt::of(log, journal, row)?,
+            (technique::AFTER, Some(log)) => Doubt::of(log, journal, row, !pending.is_empty())?,
             (technique::AFTER, None) if stopped => Doubt::Anywhere("there is none".into()),
             // The stop's gap is closed; nothing is ahead.
             _ if stopped => Doubt::There(Vec::new()),
             _ => Doubt::Nowhere,
         };
-        let left = Self { doubt, pending: journal.pending(row.index)? };
+        let left = Self { doubt, pending };
         Ok((left.doubt != Doubt::Nowhere || !left.pending.is_empty()).then_some(left))
     }
 

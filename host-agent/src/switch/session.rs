@@ -168,7 +168,8 @@ fn doubts(found: &Found, journal: &Journal, volumes: &Volumes) -> Result<BTreeMa
     let known =
         |row: &Volume| row.technique == technique::AFTER && journal.tables().volume(&row.name()).is_ok();
     let rows = volumes.each().map(|(row, _)| row).filter(|row| known(row));
-    rows.map(|row| Ok((row.index, Doubt::of(found, journal, row)?))).collect()
+    // What is unanswered the journal knows itself, and the next start.
+    rows.map(|row| Ok((row.index, Doubt::of(found, journal, row, false)?))).collect()
 }
 
 /// What a session begins with.

@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use engine::switch::Images;
 use journal::image::Backing;
 use journal::{JournalReader, Moment, When};
+use layout::aoe::{SHELF_BROADCAST, SLOT_BROADCAST};
 use layout::journal_file::technique;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -424,14 +425,16 @@ impl FromStr for VolumeFile {
         let (volume, file) = split(text, "VOLUME=IMG, such as 1.0=disk.img")?;
         let wrong =
             || format!("'{volume}' is no volume: give shelf.slot, such as 1.0 (shelf to 65534, slot to 254)");
-        let (shelf, slot) = volume.split_once('.').ok_or_else(wrong)?;
-        let shelf: u16 = shelf.parse().map_err(|_| wrong())?;
-        let slot: u8 = slot.parse().map_err(|_| wrong())?;
-        if shelf == layout::aoe::SHELF_BROADCAST || slot == layout::aoe::SLOT_BROADCAST {
-            return Err(wrong());
-        }
+        let (shelf, slot) = address(volume).ok_or_else(wrong)?;
         Ok(Self { shelf, slot, file: file.into() })
     }
+}
+
+/// Shelf and slot of one volume.
+pub fn address(text: &str) -> Option<(u16, u8)> {
+    let (shelf, slot) = text.split_once('.')?;
+    let address: (u16, u8) = (shelf.parse().ok()?, slot.parse().ok()?);
+    (address.0 != SHELF_BROADCAST && address.1 != SLOT_BROADCAST).then_some(address)
 }
 
 fn split<'a>(text: &'a str, form: &str) -> Result<(&'a str, &'a str), String> {

@@ -11,6 +11,7 @@ mod capture;
 mod card;
 mod daemon;
 mod diff;
+mod dirty_log_file;
 mod error;
 mod image;
 mod log;

@@ -41,6 +41,7 @@ pub mod merge;
 mod moment;
 mod never_written;
 mod open;
+mod open_gaps;
 pub mod order;
 mod payloads;
 mod pending;

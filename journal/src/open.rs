@@ -142,7 +142,8 @@ impl Journal {
             (_, false) => PreviousEnd::Unclean,
         };
         let nothing = Place { slot: u32::MAX, sequence: head.first_sequence() - 1, header: None };
-        let opened = Opened { session: 0, previous, cut: found.ending.torn, repaired };
+        let opened =
+            Opened { session: 0, previous, with_ports: found.with_ports, cut: found.ending.torn, repaired };
         let note_generation = head.note.generation.get();
         let mut journal = Self {
             storage,
@@ -226,6 +227,8 @@ struct Found {
     /// A new segment has to be taken, after one with this digest.
     next_after: Option<[u8; DIGEST_BYTES]>,
     ended: bool,
+    /// [`Opened::with_ports`].
+    with_ports: Option<u64>,
 }
 
 /// Index in the directory of the segment that holds the last batch reported durable.
@@ -242,7 +245,7 @@ fn find_end(storage: &dyn Storage, head: &Head, directory: &Directory) -> Result
     let mut walk = Walk::new(storage, head, directory, tail_segment(head, directory), 0);
     let mut chain = Chain::default();
     let mut segment: Option<OpenSegment> = None;
-    let mut ended = false;
+    let (mut ended, mut with_ports) = (false, None);
     loop {
         match walk.step()? {
             Some(Step::Segment(place)) => {
@@ -256,6 +259,9 @@ fn find_end(storage: &dyn Storage, head: &Head, directory: &Directory) -> Result
                 chain.follow(batch.offset, &batch.header, &batch.ports);
                 let whole = batch_flags::SESSION_END | batch_flags::PORTS_CLOSED;
                 ended = batch.header.flags.get() & whole != 0;
+                if batch.header.flags.get() & batch_flags::PORTS_CLOSED == 0 {
+                    with_ports = Some(batch.header.session.get());
+                }
                 if let Some(segment) = &mut segment {
                     let indexed = Indexed {
                         offset: segment.next,
@@ -276,7 +282,7 @@ fn find_end(storage: &dyn Storage, head: &Head, directory: &Directory) -> Result
                     }
                     Some(_) => None,
                 };
-                return Ok(Found { chain, ending, segment, next_after, ended });
+                return Ok(Found { chain, ending, segment, next_after, ended, with_ports });
             }
             None => return Err(Error::corrupt(storage.name(), 0, "the journal has no end")),
         }

@@ -58,6 +58,9 @@ pub struct Opened {
     /// How the one before ended. After an unclean end a gap of every known port is put before the
     /// first record that is appended.
     pub previous: PreviousEnd,
+    /// The last session before this one in which ports were open that may have run ahead of the journal, as far as the end of the
+    /// journal tells; `None`: it was longer ago.
+    pub with_ports: Option<u64>,
     /// A torn tail that was cut off; nothing of it had been reported durable.
     pub cut: Option<TornTail>,
     /// Damaged copies of superblock or tables that were written anew from the intact copy.

@@ -1,6 +1,6 @@
 //! `docs/formats.md` says of every field of the journal file what `layout` says.
 
-use layout::dirty_log::{Header as DirtyHeader, Row as DirtyRow};
+use layout::dirty_log::{Header as DirtyHeader, Position as DirtyPosition, Row as DirtyRow};
 use layout::journal_file::*;
 use std::collections::BTreeMap;
 
@@ -239,6 +239,7 @@ fn the_document_has_every_field_where_it_is() {
     );
     check!(tables, NoteRow { number, timestamp, descriptor, flags, kind, port, status, span });
     check!(tables, DirtyHeader { prefix, journal_id, generation, boot_id, flags, rows, bytes, reserved });
+    check!(tables, DirtyPosition { session, number });
     check!(tables, DirtyRow { volume, region_shift, reserved, regions });
     assert!(tables.is_empty(), "the document describes what doesn't exist: {:?}", tables.keys());
 }

@@ -1,6 +1,6 @@
 //! The dirty-region log of software ports: where primary storage may be ahead of the journal.
 //!
-//! Two slots of [`SLOT_BYTES`] take turns, by generation. A slot is a [`Header`], then for each volume a [`Row`] and a bit
+//! Two slots of [`SLOT_BYTES`] take turns, by generation. A slot is a [`Header`], with AoE ports a [`Position`], then for each volume a [`Row`] and a bit
 //! a region, lowest bit of the first byte first, padded to 8 bytes; the whole padded with zeroes to [`BLOCK_BYTES`].
 //! A region is marked durably before the first write to it reaches primary.
 
@@ -25,6 +25,8 @@ pub mod dirty_flags {
     pub const REPLAY: u32 = 1 << 0;
     /// Everything ended in order: nothing has to be looked at.
     pub const CLEAN: u32 = 1 << 1;
+    /// A [`super::Position`] follows the header, before the rows.
+    pub const POSITION: u32 = 1 << 2;
 }
 
 /// Begins a slot.
@@ -47,6 +49,16 @@ pub struct Header {
     pub bytes: U32,
     /// Zero.
     pub reserved: U32,
+}
+
+/// Which state of the journal the log belongs to: with an older or a newer one it says nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct Position {
+    /// The journal's session whose writes are marked.
+    pub session: U64,
+    /// Regions were cleared because the journal had the arbiter's entries up to this number, durably.
+    pub number: U64,
 }
 
 /// A volume.

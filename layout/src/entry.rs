@@ -240,7 +240,7 @@ impl ErrorBound {
 }
 
 /// Why entries are missing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u32)]
 pub enum GapReason {
     /// The host's ring or the card lost records.

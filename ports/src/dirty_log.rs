@@ -9,6 +9,7 @@
 //!    can tell, so everything is taken for dirty.
 
 use journal::Storage;
+pub use layout::dirty_log::Position;
 use layout::dirty_log::{dirty_flags, Header, Row, BLOCK_BYTES, MAGIC, MOST_REGIONS, SLOT_BYTES};
 use layout::journal_file::{Prefix, PREFIX_CRC_OFFSET, VERSION};
 use std::io;
@@ -43,6 +44,8 @@ pub struct Found {
     pub replay: bool,
     /// Did it end in order, the last time that anything was served? If not, that hasn't been made good since. `None`: nobody knows.
     pub clean: Option<bool>,
+    /// Which state of the journal it belongs to, if it says so.
+    pub position: Option<Position>,
     generation: u64,
     marks: Vec<Marks>,
 }
@@ -52,6 +55,16 @@ impl Found {
     /// begun anew.
     pub fn owed(&self) -> impl Iterator<Item = u16> + '_ {
         self.marks.iter().filter(|_| self.clean == Some(false)).map(|marks| marks.volume)
+    }
+
+    /// It says nothing certain, for this reason: so everything is to be taken for dirty.
+    pub fn doubt(&mut self, why: impl Into<String>) {
+        self.uncertain.get_or_insert(why.into());
+    }
+
+    /// Was this volume served when it was written, or before, and not made good since?
+    pub fn knows(&self, volume: u16) -> bool {
+        self.marks.iter().any(|marks| marks.volume == volume)
     }
 
     /// The dirty regions of a volume, in bytes, rising, neighbours joined; `None`: all of it may be.
@@ -129,6 +142,12 @@ fn parse(bytes: &[u8], journal_id: [u8; 16]) -> Result<Found, String> {
         return Err("it is another journal's".into());
     }
     let mut rest = &bytes[size_of::<Header>()..used];
+    let mut position = None;
+    if header.flags.get() & dirty_flags::POSITION != 0 {
+        let (read, after) =
+            Position::read_from_prefix(rest).map_err(|_| "its position runs over the end".to_owned())?;
+        (position, rest) = (Some(read), after);
+    }
     let mut marks = Vec::new();
     for _ in 0..header.rows.get() {
         let (row, after) = Row::read_from_prefix(rest).map_err(|_| "a row runs over the end".to_owned())?;
@@ -150,6 +169,7 @@ fn parse(bytes: &[u8], journal_id: [u8; 16]) -> Result<Found, String> {
         boot_id: header.boot_id,
         replay: header.flags.get() & dirty_flags::REPLAY != 0,
         clean: Some(header.flags.get() & dirty_flags::CLEAN != 0),
+        position,
         generation: header.generation.get(),
         marks,
     })
@@ -165,6 +185,17 @@ fn bits_bytes(regions: u32) -> usize {
     (regions as usize).div_ceil(8).next_multiple_of(8)
 }
 
+/// A volume that is going to be served.
+#[derive(Clone, Debug, Default)]
+pub struct ToServe {
+    /// Its index.
+    pub volume: u16,
+    /// Its size.
+    pub bytes: u64,
+    /// Where primary may already have what the journal doesn't, in bytes. Stays marked until the log is begun anew.
+    pub doubtful: Vec<Range<u64>>,
+}
+
 /// A volume that is served.
 #[derive(Debug)]
 struct Served {
@@ -172,9 +203,12 @@ struct Served {
     shift: u8,
     /// A bit a region: it is marked in the file, durably.
     marked: Vec<AtomicU64>,
-    /// Of each region: number of the last entry that wrote there.
+    /// Of each region: number of the last entry that wrote there; [`DOUBTFUL`] is above them all.
     last: Vec<AtomicU64>,
 }
+
+/// Of a region that no entry's durability makes certain.
+const DOUBTFUL: u64 = u64::MAX;
 
 /// The log, while volumes are served.
 pub struct DirtyLog {
@@ -182,6 +216,9 @@ pub struct DirtyLog {
     journal_id: [u8; 16],
     boot_id: [u8; 16],
     served: Vec<Served>,
+    /// Of the position, if there is one: the session, and what the last clearing went by.
+    session: Option<u64>,
+    cleared: AtomicU64,
     inner: Mutex<Inner>,
 }
 
@@ -199,24 +236,25 @@ struct Inner {
 }
 
 impl DirtyLog {
-    /// Begins with nothing of `served` (index and bytes of each volume) dirty: what `found` said of them was dealt with.
-    /// Regions have 2 to the power of `shift` bytes, or more in a large volume.
+    /// Begins with nothing of `served` dirty but what is said to be: what `found` said of them was dealt with. If `found` is
+    /// uncertain nothing of it is kept. Regions have 2 to the power of `shift` bytes, or more in a large volume.
     pub fn begin(
         storage: Arc<dyn Storage>,
         journal_id: [u8; 16],
         boot_id: [u8; 16],
+        position: Option<Position>,
         found: &Found,
-        served: &[(u16, u64)],
+        served: &[ToServe],
         shift: u8,
     ) -> io::Result<Self> {
         let others =
-            found.marks.iter().filter(|marks| served.iter().all(|(volume, _)| *volume != marks.volume));
+            found.marks.iter().filter(|marks| served.iter().all(|served| served.volume != marks.volume));
         let inner = Inner {
             generation: found.generation,
             replay: false,
             clean: false,
             marks: 0,
-            others: others.cloned().collect(),
+            others: others.filter(|_| found.uncertain.is_none()).cloned().collect(),
             failed: false,
             slot: Vec::new(),
         };
@@ -224,7 +262,9 @@ impl DirtyLog {
             storage,
             journal_id,
             boot_id,
-            served: served.iter().map(|(volume, bytes)| Served::new(*volume, *bytes, shift)).collect(),
+            served: served.iter().map(|served| Served::new(served, shift)).collect(),
+            session: position.map(|position| position.session.get()),
+            cleared: AtomicU64::new(position.map_or(0, |position| position.number.get())),
             inner: Mutex::new(inner),
         };
         // Both slots: what an earlier one said would count if the first of these were torn.
@@ -240,48 +280,78 @@ impl DirtyLog {
 
     /// An entry with this number writes there. Called before [`DirtyLog::ensure`], where numbers are given.
     pub fn touch(&self, row: usize, bytes: Range<u64>, number: u64) {
-        for region in self.served[row].regions(bytes) {
-            self.served[row].last[region].store(number, Ordering::Relaxed);
+        for region in self.regions(row, bytes) {
+            self.served[row].last[region].fetch_max(number, Ordering::Relaxed);
         }
     }
 
     /// Are these bytes marked, durably?
     pub fn is_marked(&self, row: usize, bytes: Range<u64>) -> bool {
-        self.served[row].regions(bytes).all(|region| self.served[row].is_marked(region))
+        self.regions(row, bytes).all(|region| self.served[row].is_marked(region))
+    }
+
+    /// Is this region?
+    pub fn is_region_marked(&self, row: usize, region: usize) -> bool {
+        self.served[row].is_marked(region)
     }
 
     /// Marks what isn't marked yet. Durable on return.
     pub fn ensure(&self, row: usize, bytes: Range<u64>) -> io::Result<()> {
-        let served = &self.served[row];
         if self.is_marked(row, bytes.clone()) {
             return Ok(());
         }
+        let regions: Vec<(usize, usize)> = self.regions(row, bytes).map(|region| (row, region)).collect();
+        self.ensure_regions(&regions)
+    }
+
+    /// The same of several regions, each with its row, at the price of one sync.
+    pub fn ensure_regions(&self, regions: &[(usize, usize)]) -> io::Result<()> {
         let mut inner = self.inner();
-        let regions = served.regions(bytes);
-        if regions.clone().all(|region| served.is_marked(region)) {
-            // Somebody else has just done it.
+        let along = 1 << inner.marks.min(MOST_ALONG);
+        let mut new: Vec<(usize, usize)> = Vec::new();
+        // Somebody else may just have done it.
+        for (row, region) in regions.iter().filter(|(row, region)| !self.served[*row].is_marked(*region)) {
+            let served = &self.served[*row];
+            let around = region / along * along..(region + 1).next_multiple_of(along).min(served.last.len());
+            new.extend(around.filter(|region| !served.is_marked(*region)).map(|region| (*row, region)));
+        }
+        if new.is_empty() {
             return Ok(());
         }
-        let along = 1 << inner.marks.min(MOST_ALONG);
-        let around =
-            regions.start / along * along..regions.end.next_multiple_of(along).min(served.last.len());
-        let new: Vec<usize> = around.filter(|region| !served.is_marked(*region)).collect();
-        self.write(&mut inner, &[(row, &new)])?;
+        self.write(&mut inner, &new)?;
         inner.marks += 1;
-        for region in new {
-            served.marked[region / 64].fetch_or(1 << (region % 64), Ordering::Release);
+        for (row, region) in new {
+            self.served[row].marked[region / 64].fetch_or(1 << (region % 64), Ordering::Release);
         }
         Ok(())
+    }
+
+    /// The regions that these bytes lie in; past the end of the volume there are none.
+    pub fn regions(&self, row: usize, bytes: Range<u64>) -> Range<usize> {
+        let (served, most) = (&self.served[row], self.served[row].last.len());
+        let regions = served.regions(bytes);
+        regions.start.min(most)..regions.end.min(most)
     }
 
     /// Clears what the journal has durably: regions that no entry above `number` wrote to. Called where numbers are given, so
     /// that nobody is between [`DirtyLog::touch`] and that. Says whether anything was; then [`DirtyLog::save`].
     pub fn clear(&self, number: u64) -> bool {
+        // Before the marks: whoever writes them without these has to write this too.
+        self.cleared.fetch_max(number, Ordering::Release);
         let mut cleared = false;
         for served in &self.served {
-            for region in 0..served.last.len() {
-                if served.is_marked(region) && served.last[region].load(Ordering::Relaxed) <= number {
-                    served.marked[region / 64].fetch_and(!(1 << (region % 64)), Ordering::AcqRel);
+            for (index, word) in served.marked.iter().enumerate() {
+                let mut left = word.load(Ordering::Relaxed);
+                let mut old = 0;
+                while left != 0 {
+                    let bit = left.trailing_zeros() as usize;
+                    left &= left - 1;
+                    if served.last[64 * index + bit].load(Ordering::Relaxed) <= number {
+                        old |= 1 << bit;
+                    }
+                }
+                if old != 0 {
+                    word.fetch_and(!old, Ordering::AcqRel);
                     cleared = true;
                 }
             }
@@ -320,13 +390,13 @@ impl DirtyLog {
     }
 
     /// Writes the next generation: the marks that there are, and `new` ones.
-    fn write(&self, inner: &mut Inner, new: &[(usize, &[usize])]) -> io::Result<()> {
+    fn write(&self, inner: &mut Inner, new: &[(usize, usize)]) -> io::Result<()> {
         if inner.failed {
             return Err(io::Error::other("the dirty-region log failed earlier: nothing more is written"));
         }
         let mut slot = std::mem::take(&mut inner.slot);
         slot.clear();
-        slot.resize(size_of::<Header>(), 0);
+        slot.resize(size_of::<Header>() + self.session.map_or(0, |_| size_of::<Position>()), 0);
         for (index, served) in self.served.iter().enumerate() {
             let regions = served.last.len() as u32;
             put_row(&mut slot, served.volume, served.shift, regions);
@@ -335,7 +405,7 @@ impl DirtyLog {
                 slot.extend_from_slice(&word.load(Ordering::Acquire).to_le_bytes());
             }
             assert_eq!(slot.len() - begin, bits_bytes(regions));
-            for region in new.iter().filter(|(row, _)| *row == index).flat_map(|(_, regions)| *regions) {
+            for (_, region) in new.iter().filter(|(row, _)| *row == index) {
                 slot[begin + region / 8] |= 1 << (region % 8);
             }
         }
@@ -357,12 +427,17 @@ impl DirtyLog {
             journal_id: self.journal_id,
             generation: (inner.generation + 1).into(),
             boot_id: self.boot_id,
-            flags: (replay | clean).into(),
+            flags: (replay | clean | self.session.map_or(0, |_| dirty_flags::POSITION)).into(),
             rows: ((self.served.len() + inner.others.len()) as u32).into(),
             bytes: (slot.len() as u32).into(),
             reserved: 0.into(),
         };
         slot[..size_of::<Header>()].copy_from_slice(header.as_bytes());
+        if let Some(session) = self.session {
+            let number = self.cleared.load(Ordering::Acquire);
+            let position = Position { session: session.into(), number: number.into() };
+            slot[size_of::<Header>()..][..size_of::<Position>()].copy_from_slice(position.as_bytes());
+        }
         let crc = crc_of(&slot);
         slot[PREFIX_CRC_OFFSET..PREFIX_CRC_OFFSET + 4].copy_from_slice(&crc.to_le_bytes());
         let offset = (inner.generation + 1) % 2 * SLOT_BYTES as u64;
@@ -395,13 +470,26 @@ fn write_durable(storage: &dyn Storage, bytes: &[u8], offset: u64) -> io::Result
 }
 
 impl Served {
-    fn new(volume: u16, bytes: u64, mut shift: u8) -> Self {
+    fn new(to_serve: &ToServe, mut shift: u8) -> Self {
+        let bytes = to_serve.bytes;
         while bytes.div_ceil(1 << shift) > MOST_REGIONS {
             shift += 1;
         }
         let regions = bytes.div_ceil(1 << shift) as usize;
         let zeroes = |count: usize| (0..count).map(|_| AtomicU64::new(0)).collect();
-        Self { volume, shift, marked: zeroes(regions.div_ceil(64)), last: zeroes(regions) }
+        let mut served = Self {
+            volume: to_serve.volume,
+            shift,
+            marked: zeroes(regions.div_ceil(64)),
+            last: zeroes(regions),
+        };
+        for doubtful in &to_serve.doubtful {
+            for region in served.regions(doubtful.start..doubtful.end.min(bytes)) {
+                *served.marked[region / 64].get_mut() |= 1 << (region % 64);
+                *served.last[region].get_mut() = DOUBTFUL;
+            }
+        }
+        served
     }
 
     fn regions(&self, bytes: Range<u64>) -> Range<usize> {

@@ -7,6 +7,7 @@
 //! | [`export`] | a client's connection: a source, and a port with a partial journal of its own |
 //! | [`path`] | interlock, entry, primary, answer: `engine::block_port`, with locks and I/O around it |
 //! | [`dirty_log`] | where primary may be ahead of the journal, durable before it is |
+//! | [`marking`] | the same for AoE ports: whose frames don't wait for a disk |
 //! | [`primary`] | the device, file, or part of one |
 //! | `drain` | partial journals to the journal's owner, in order; what a FLUSH waits for |
 //! | [`line`] | the same where a card's ports share the session: its thread takes the records |
@@ -25,6 +26,7 @@ mod drain;
 pub mod export;
 pub mod interface;
 pub mod line;
+pub mod marking;
 pub mod owner;
 pub mod path;
 pub mod primary;

@@ -8,7 +8,7 @@ use journal::{Address, CreateOptions, Error, Journal, JournalReader, Moment, Por
 use layout::entry::Updated;
 use machine::{Disk, Machine};
 use ports::clock::{Clock, HostClock};
-use ports::dirty_log::{self, DirtyLog, Found};
+use ports::dirty_log::{self, DirtyLog, Found, ToServe};
 use ports::export::FIRST_PORT;
 use ports::owner::{append_to, Commit, Handed, Outcome, Owner};
 use ports::path::{floor, Durability, Images, Settings, SoftwarePorts};
@@ -109,8 +109,8 @@ impl Place {
         });
         let machine = Arc::new(Machine::default());
         let log = Disk::new(&machine, "log", vec![0; dirty_log::FILE_BYTES as usize]);
-        let log =
-            DirtyLog::begin(log, [0; 16], [1; 16], &Found::default(), &[(0, VOLUME_BYTES)], 13).unwrap();
+        let served = [ToServe { bytes: VOLUME_BYTES, ..ToServe::default() }];
+        let log = DirtyLog::begin(log, [0; 16], [1; 16], None, &Found::default(), &served, 13).unwrap();
         let primary =
             primary.unwrap_or_else(|| Arc::new(Opened::default().open(&path("disk"), None).unwrap()));
         let volumes = vec![ports::path::Volume { index: 0, name: "disk".into(), primary }];

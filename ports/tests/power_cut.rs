@@ -17,7 +17,7 @@ use journal::{
 use layout::entry::{Encoding, Kind};
 use machine::{Disk, Machine};
 use ports::clock::Clock;
-use ports::dirty_log::{self, DirtyLog};
+use ports::dirty_log::{self, DirtyLog, ToServe};
 use ports::export::FIRST_PORT;
 use ports::owner::{append_to, Commit, Handed, Outcome, Owner};
 use ports::path::{floor, Durability, Images, Settings, SoftwarePorts};
@@ -207,8 +207,10 @@ impl World {
             self.met.replayed += volume.replayed.0;
             self.met.resynced += volume.resynced.map_or(0, |resynced| resynced.entries);
         }
-        let served: Vec<(u16, u64)> = (0..VOLUMES as u16).map(|index| (index, VOLUME_BYTES as u64)).collect();
-        let log = DirtyLog::begin(self.disks.log.clone(), id, self.boot, &found, &served, REGION_SHIFT);
+        let bytes = VOLUME_BYTES as u64;
+        let served: Vec<ToServe> =
+            (0..VOLUMES as u16).map(|volume| ToServe { volume, bytes, ..ToServe::default() }).collect();
+        let log = DirtyLog::begin(self.disks.log.clone(), id, self.boot, None, &found, &served, REGION_SHIFT);
         let log = log.map_err(|e| said(&e))?;
         journal.close().map_err(|e| said(&e))?;
         let journal = match self.settings.writes_ahead() {

@@ -4,11 +4,17 @@
 use journal::image::{Backing, Image};
 use journal::{JournalReader, Moment};
 use layout::crc::crc32c;
+use layout::dirty_log::{Header as DirtyHeader, SLOT_BYTES};
+use layout::journal_file::PREFIX_CRC_OFFSET;
+use ports::interface::wait;
 use rand::Rng;
 use rand_chacha::rand_core::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
-use std::path::PathBuf;
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 use system_tests::agent::{agent, program, Ran};
@@ -16,9 +22,14 @@ use system_tests::initiator::{initiate, write_frame, written, Plan};
 use system_tests::network::{cable, in_own_network, run, Recording, Vblade};
 use system_tests::serving::Serving;
 use system_tests::{samples, seed};
+use zerocopy::FromBytes;
 
 const VOLUME: (u16, u8) = (1, 0);
 const BYTES: usize = 256 << 10;
+/// Of a large volume: its size, and a place far behind those that initiators write to.
+const LARGE: u64 = 64 << 20;
+const FAR: u64 = 40 << 20;
+const FAR_BYTES: usize = 64 << 10;
 /// Time-outs that a test can wait for: a target that was asleep may have lost all copies of a write.
 const PATIENT: [&str; 4] = ["--unknown", "1000", "--quarantine", "1500"];
 const QUICK: [&str; 4] = ["--unknown", "400", "--quarantine", "700"];
@@ -38,11 +49,13 @@ struct World {
 
 impl World {
     fn new(mtu: usize) -> Self {
+        Self::with_volume(mtu, BYTES as u64)
+    }
+
+    fn with_volume(mtu: usize, bytes: u64) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         for name in ["disk", "base"] {
-            std::fs::File::create(folder.path().join(name))
-                .and_then(|f| f.set_len(BYTES as u64))
-                .expect("a file");
+            std::fs::File::create(folder.path().join(name)).and_then(|f| f.set_len(bytes)).expect("a file");
         }
         for (one, other) in [("source0", "port0"), ("source1", "port1"), ("uplink", "target")] {
             cable(one, other, mtu);
@@ -112,13 +125,26 @@ impl World {
         drop(self.target.take());
         let frames = self.arrived.end();
         let writes = frames.iter().filter_map(|frame| written(frame)).map(|(lba, data)| (lba, data.to_vec()));
-        let disk = std::fs::read(self.folder.path().join("disk")).expect("the target's file");
+        let file = std::fs::File::open(self.folder.path().join("disk")).expect("the target's file");
+        let far = if file.metadata().expect("its size").len() == LARGE { FAR_BYTES } else { 0 };
+        let mut disk = vec![0; BYTES + far];
+        areas(&mut disk, |offset, area| file.read_exact_at(area, offset).expect("the target's file"));
         (writes.collect(), disk, self.folder)
     }
 }
 
+/// The parts of a volume that models have: its beginning, and of a large one what is far behind.
+fn areas(model: &mut [u8], mut each: impl FnMut(u64, &mut [u8])) {
+    let (first, far) = model.split_at_mut(BYTES);
+    each(0, first);
+    if !far.is_empty() {
+        each(FAR, far);
+    }
+}
+
 fn apply(model: &mut [u8], (lba, data): &Arrived) {
-    let at = *lba as usize * 512;
+    let at = *lba * 512;
+    let at = if at >= FAR { BYTES as u64 + at - FAR } else { at } as usize;
     model[at..at + data.len()].copy_from_slice(data);
 }
 
@@ -130,8 +156,8 @@ fn image_is(folder: &tempfile::TempDir, order: u64, primary: bool, model: &[u8])
     let backing = if primary { Backing::Primary(&file) } else { Backing::Base(&file) };
     let image = Image::open(reader, "1.0", Moment::Order(order), backing, false, &mut |_, _| {});
     let image = image.unwrap_or_else(|e| panic!("order:{order}, over primary: {primary}: {e}"));
-    let mut bytes = vec![0; BYTES];
-    image.read_at(&mut bytes, 0).expect("the image can be read");
+    let mut bytes = vec![0; model.len()];
+    areas(&mut bytes, |offset, area| image.read_at(area, offset).expect("the image can be read"));
     assert!(bytes == model, "order:{order}, over primary: {primary}");
 }
 
@@ -234,14 +260,17 @@ fn every_moment_with_before_images() {
 
 /// Killed in the middle, and started again while its sources go on: what the target had got and the journal had not is journaled
 /// first, and from there on every moment is right again.
-fn killed(images: &str) {
+fn killed(images: &str, large: bool) {
     let mut random = ChaCha8Rng::seed_from_u64(seed());
-    let world = World::new(1500);
+    let world = World::with_volume(1500, if large { LARGE } else { BYTES as u64 });
     let more: Vec<&str> = CREATE.into_iter().chain(QUICK).chain(["--images", images]).collect();
     let switch = world.switch(&more);
     let is_write = |frame: &[u8]| written(frame).is_some();
     let writes = samples("CHRONO_WRITES", 200);
     let kill_at = random.random_range(20..writes / 2);
+    if large {
+        write_once("source0", FAR / 512 + 8, &[9; 1024]);
+    }
     let before = std::thread::scope(|scope| {
         let (inside, seed) = (&world, random.random());
         let traffic = scope.spawn(move || inside.traffic(writes, 2, &mut ChaCha8Rng::seed_from_u64(seed)));
@@ -254,7 +283,15 @@ fn killed(images: &str) {
         assert_eq!(code, None);
         std::thread::sleep(Duration::from_millis(50));
         let before = world.arrived.count(is_write);
-        let switch = world.switch(&QUICK);
+        let base = format!("1.0={}", world.text("base"));
+        let more: Vec<&str> = QUICK.into_iter().chain(["--base", &base]).collect();
+        let switch = world.switch(if large { &more } else { &QUICK });
+        if large {
+            // Its region, and that of the others with the one that the second mark takes along.
+            let said = switch.said();
+            assert!(said.contains(" 12.00 MiB of 64.00 MiB compared"), "{said}");
+            assert!(!said.contains("everything"), "{said}");
+        }
         // With before-images an entry is durable before its write goes on: where all were answered just then, nothing is
         // missing, and it says nothing.
         assert!(images != "after" || switch.said().contains("did not end in order"), "{}", switch.said());
@@ -279,7 +316,8 @@ fn killed(images: &str) {
         arrived.len() - before,
         "entries behind the resync, and writes behind the kill"
     );
-    let mut model = vec![0; BYTES];
+    let nothing = vec![0; BYTES + if large { FAR_BYTES } else { 0 }];
+    let mut model = nothing.clone();
     let strictly = images == "after";
     if strictly {
         // Up to the kill: a beginning of what arrived.
@@ -293,7 +331,7 @@ fn killed(images: &str) {
         }
         image_is(&folder, durable as u64, false, &model);
     }
-    let mut model = vec![0; BYTES];
+    let mut model = nothing;
     arrived[..before].iter().for_each(|write| apply(&mut model, write));
     let later = in_journal_order(&log[first_after..], arrived[before..].to_vec(), strictly);
     for (count, write) in later.iter().enumerate() {
@@ -309,12 +347,142 @@ fn killed(images: &str) {
 
 #[test]
 fn a_killed_switch_goes_on() {
-    in_own_network("a_killed_switch_goes_on", || killed("after"));
+    in_own_network("a_killed_switch_goes_on", || killed("after", false));
 }
 
 #[test]
 fn a_switch_killed_with_both_images_goes_on() {
-    in_own_network("a_switch_killed_with_both_images_goes_on", || killed("both"));
+    in_own_network("a_switch_killed_with_both_images_goes_on", || killed("both", false));
+}
+
+#[test]
+fn after_a_kill_only_what_the_log_marks_is_compared() {
+    in_own_network("after_a_kill_only_what_the_log_marks_is_compared", || killed("after", true));
+}
+
+/// Writes, again and again until it is answered: the region may have to be marked first.
+#[track_caller]
+fn write_once(source: &str, lba: u64, data: &[u8]) {
+    let mut interface = ports::interface::Interface::open(source).expect("it is there");
+    let (own, begun) = (interface.mac(), Instant::now());
+    let (nobody, _keep) = UnixStream::pair().expect("a pair of sockets");
+    let (mut answered, mut tag) = (false, 1 << 20);
+    while !answered {
+        assert!(begun.elapsed() < Duration::from_secs(20), "no answer to a write of sector {lba}");
+        tag += 1;
+        assert!(interface.send(&write_frame(own, VOLUME, tag, lba, data)));
+        let sent = Instant::now();
+        while !answered && sent.elapsed() < Duration::from_millis(200) {
+            wait(&[&interface], nobody.as_fd(), 5_000_000).expect("it can be waited for");
+            interface.receive(64, |frame| {
+                answered |= frame[..6] == own && frame.get(20..24) == Some(&tag.to_be_bytes());
+            });
+        }
+    }
+}
+
+/// As if the log had been written before the machine was started anew.
+fn in_another_boot(log: &Path) {
+    let mut bytes = std::fs::read(log).expect("the log");
+    for slot in bytes.chunks_mut(SLOT_BYTES) {
+        let used = DirtyHeader::read_from_prefix(slot).expect("a header").0.bytes.get() as usize;
+        slot[std::mem::offset_of!(DirtyHeader, boot_id)] ^= 1;
+        slot[PREFIX_CRC_OFFSET..][..4].fill(0);
+        let crc = crc32c(&slot[..used]);
+        slot[PREFIX_CRC_OFFSET..][..4].copy_from_slice(&crc.to_le_bytes());
+    }
+    std::fs::write(log, bytes).expect("the log");
+}
+
+/// Whenever the log can't be that of the journal's last session, everything is compared, and why is said; what was put off stays marked.
+#[test]
+fn a_log_that_can_not_tell_makes_everything_dirty() {
+    in_own_network("a_log_that_can_not_tell_makes_everything_dirty", || {
+        let world = World::with_volume(1500, 32 << 20);
+        let base = format!("1.0={}", world.text("base"));
+        let quick = ["--unknown", "200", "--quarantine", "250"];
+        let with_base: Vec<&str> = quick.into_iter().chain(["--base", &base]).collect();
+        let log = world.path("j.dirty-aoe");
+        let killed = |switch: Serving, lba: u64| {
+            write_once("source0", lba, &[(lba >> 13) as u8; 512]);
+            assert_eq!(switch.end("-KILL").0, None);
+        };
+        let region = |index: u64| index * (4 << 20) / 512;
+        let switch = world.switch(&CREATE.into_iter().chain(quick).collect::<Vec<_>>());
+        killed(switch, region(3));
+        let first = std::fs::read(&log).expect("the log");
+        let some = |said: &str, mib: u32| {
+            assert!(said.contains(&format!(" {mib}.00 MiB of 32.00 MiB compared")), "{said}");
+            assert!(!said.contains("everything"), "{said}");
+        };
+        let all = |said: &str, why: &str| {
+            assert!(said.contains(why) && said.contains("everything is compared"), "{said}");
+            assert!(said.contains(" 32.00 MiB of 32.00 MiB compared"), "{said}");
+        };
+        let switch = world.switch(&with_base);
+        some(&switch.said(), 4);
+        killed(switch, region(5));
+        // That of the session before; then none; then a damaged one.
+        std::fs::write(&log, first).expect("the log");
+        let switch = world.switch(&with_base);
+        all(&switch.said(), "belongs to session");
+        killed(switch, region(7));
+        std::fs::remove_file(&log).expect("the log");
+        let switch = world.switch(&with_base);
+        all(&switch.said(), "it is new");
+        killed(switch, region(1));
+        let mut damaged = std::fs::read(&log).expect("the log");
+        damaged[100] ^= 1;
+        std::fs::write(&log, damaged).expect("the log");
+        let switch = world.switch(&with_base);
+        all(&switch.said(), "CRC");
+        // The machine went down: nobody knows of targets, or somebody does.
+        killed(switch, region(2));
+        in_another_boot(&log);
+        let switch = world.switch(&with_base);
+        all(&switch.said(), "started anew");
+        killed(switch, region(4));
+        in_another_boot(&log);
+        let switch =
+            world.switch(&with_base.iter().copied().chain(["--targets-stayed-up"]).collect::<Vec<_>>());
+        some(&switch.said(), 4);
+        killed(switch, region(6));
+        // Put off: what was marked stays so beside what comes, and through an end in order.
+        let switch = world.switch(&with_base.iter().copied().chain(["--no-resync"]).collect::<Vec<_>>());
+        assert!(!switch.said().contains("compared"), "{}", switch.said());
+        write_once("source0", region(0), &[20; 512]);
+        assert_eq!(switch.end("-TERM").0, Some(0));
+        let switch = world.switch(&with_base);
+        some(&switch.said(), 4);
+        assert_eq!(switch.end("-TERM").0, Some(0));
+        // Nothing is left to do; and where the journal has nothing open, a log isn't missed.
+        let switch = world.switch(&with_base);
+        assert!(!switch.said().contains("compared"), "{}", switch.said());
+        assert_eq!(switch.end("-TERM").0, Some(0));
+        std::fs::remove_file(&log).expect("the log");
+        let switch = world.switch(&with_base);
+        assert!(!switch.said().contains("compared"), "{}", switch.said());
+        // Whoever wrote to the journal meanwhile without the ports changes nothing.
+        killed(switch, region(5));
+        agent(["bookmark", "add", &world.text("j"), "then"]).fine();
+        let switch = world.switch(&with_base);
+        some(&switch.said(), 4);
+        assert_eq!(switch.end("-TERM").0, Some(0));
+        agent(["verify", &world.text("j")]).fine();
+        let orders = world.log().len() as u64;
+        let (arrived, _, folder) = world.end();
+        let mut model = vec![0; 32 << 20];
+        arrived.iter().for_each(|(lba, data)| {
+            model[*lba as usize * 512..][..data.len()].copy_from_slice(data);
+        });
+        let reader = JournalReader::open(&folder.path().join("j")).expect("the journal");
+        let base = folder.path().join("base");
+        let at = Moment::Order(orders);
+        let image = Image::open(reader, "1.0", at, Backing::Base(&base), false, &mut |_, _| {});
+        let mut bytes = vec![0; model.len()];
+        image.expect("no gap is left").read_at(&mut bytes, 0).expect("the image can be read");
+        assert!(bytes == model, "the newest moment is what arrived");
+    });
 }
 
 /// What isn't to get through doesn't, and is counted; links come and go.

@@ -15,8 +15,8 @@ use layout::registers::Counter;
 enum Attempt {
     /// It is in, or it was dropped.
     Settled,
-    /// Something that overlaps it is in flight; what comes behind it may go on.
-    Overlaps,
+    /// Something that overlaps it is in flight, or its region isn't marked; what comes behind it may go on.
+    Waits,
     /// There is no room; what comes behind it waits too, or a large write would never get any.
     Full,
 }
@@ -76,7 +76,7 @@ impl Switch {
             }
             match self.try_admit(port, place, now) {
                 Attempt::Settled => {}
-                Attempt::Overlaps => place += 1,
+                Attempt::Waits => place += 1,
                 Attempt::Full => break,
             }
         }
@@ -85,12 +85,16 @@ impl Switch {
     fn try_admit(&mut self, port: usize, place: usize, now: &Now) -> Attempt {
         let Some(held) = self.ports[port].queue.get(place) else { return Attempt::Full };
         let write = held.write.clone();
+        // Before it has a number: what is dropped here was never journaled.
+        if !self.is_marked(&write) {
+            return Attempt::Waits;
+        }
         if let Some(slot) = self.ports[port].scoreboard.original(&write) {
             return self.try_copy(port, place, slot, &write, now);
         }
         match self.interlock.conflict(&write) {
             Some(Conflict::Quarantined) => return self.drop_held(port, place, Counter::DroppedQuarantine),
-            Some(Conflict::Unanswered) => return Attempt::Overlaps,
+            Some(Conflict::Unanswered) => return Attempt::Waits,
             None => {}
         }
         let Some(slot) = self.ports[port].scoreboard.free() else { return Attempt::Full };
@@ -126,7 +130,7 @@ impl Switch {
         if original.open() >= COPIES {
             return match self.interlock.conflict(write) {
                 Some(Conflict::Quarantined) => self.drop_held(port, place, Counter::DroppedQuarantine),
-                _ => Attempt::Overlaps,
+                _ => Attempt::Waits,
             };
         }
         let room = self.room(write);
@@ -214,6 +218,7 @@ impl Switch {
         if duplicate {
             of_port.count(Counter::Duplicate);
         }
+        self.touch(write, number);
         let state = match waits {
             true => State::Undurable { frame },
             false => {

@@ -12,6 +12,7 @@
 //! | `interlock` | no two overlapping writes in flight |
 //! | `scoreboard` | writes from admission to their last answer |
 //! | `hold_queue` | writes that wait for admission |
+//! | `dirty_regions` | where a write has to wait for a log outside |
 //! | `admission` | what a frame from a source comes to |
 //! | `before_read` | reads of old data |
 //! | `answers` | what a frame from the uplink comes to |
@@ -26,6 +27,7 @@ mod admission;
 mod answers;
 mod arbiter;
 pub(crate) mod before_read;
+mod dirty_regions;
 mod durability;
 mod hold_queue;
 mod interlock;
@@ -37,6 +39,7 @@ mod settings;
 mod time_outs;
 
 pub use before_read::TRIES as BEFORE_READ_TRIES;
+pub use dirty_regions::DirtyRegions;
 pub use port::{Port, COUNTERS};
 pub use scoreboard::{COPIES, REMEMBERED};
 pub use settings::{
@@ -51,6 +54,7 @@ use layout::entry::ErrorBound;
 use layout::registers::Counter;
 use return_path::ReturnPath;
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 /// A port's clock, read when something happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +94,7 @@ pub struct Switch {
     interlock: Interlock,
     return_path: ReturnPath,
     outputs: VecDeque<Output>,
+    regions: Option<Arc<dyn DirtyRegions>>,
     /// The port whose waiting writes are looked at first.
     first_port: usize,
 }
@@ -105,6 +110,7 @@ impl Switch {
             interlock: Interlock::default(),
             return_path: ReturnPath::default(),
             outputs: VecDeque::new(),
+            regions: None,
             first_port: 0,
             settings,
         })

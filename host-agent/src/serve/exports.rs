@@ -1,6 +1,5 @@
 //! What is served: names, primaries, and the volumes that they are in the journal.
 
-use super::Journaling;
 use crate::arguments::Size;
 use crate::error::Error;
 use journal::{Address, Volume};
@@ -9,7 +8,6 @@ use layout::SECTOR_BYTES;
 use ports::path::Images;
 use ports::primary::{FilePrimary, Opened, Primary};
 use std::collections::BTreeMap;
-use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -129,21 +127,6 @@ pub fn check_bases(bases: &[super::BaseOf], exports: &[Export]) -> Result<(), Er
         }
     }
     Ok(())
-}
-
-/// Where the dirty-region log is.
-pub fn dirty_log_of(journal: &Path, journaling: &Journaling) -> Result<PathBuf, Error> {
-    if let Some(path) = &journaling.dirty_log {
-        return Ok(path.clone());
-    }
-    if std::fs::metadata(journal).is_ok_and(|metadata| metadata.file_type().is_block_device()) {
-        let what = "--dirty-log: the journal is a device, so say where the log of dirty regions may lie";
-        return Err(Error::Misuse(what.into()));
-    }
-    // By whatever name the journal goes, the log is found under its own.
-    let mut name = journal.canonicalize().unwrap_or_else(|_| journal.to_owned()).into_os_string();
-    name.push(".dirty");
-    Ok(name.into())
 }
 
 /// The journal's volumes for these exports: those that are `known`, which must fit, and new ones at the end, with indexes from

@@ -14,6 +14,7 @@ mod serving;
 
 use crate::arguments::{ImagesKind, Size};
 use crate::daemon::{self, Holding};
+use crate::dirty_log_file;
 use crate::error::Error;
 use crate::network::NetworkArguments;
 use clap::{Args, ValueEnum};
@@ -107,7 +108,7 @@ impl Opened {
         what.journaling.check()?;
         Ok(Self {
             exports: exports::open(exports)?,
-            dirty_log: exports::dirty_log_of(what.journal, what.journaling)?,
+            dirty_log: dirty_log_file::place(what.journal, what.journaling.dirty_log.as_deref(), ".dirty")?,
             listeners: what.network.listen()?,
         })
     }

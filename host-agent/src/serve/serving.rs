@@ -5,20 +5,19 @@ use super::owner::DeskOwner;
 use super::{Opened, What};
 use crate::card::drain::Software;
 use crate::daemon::{say, Desk, Held, Lodger};
+use crate::dirty_log_file;
 use crate::error::Error;
 use crate::network::uris;
 use crate::output::{bytes, count, Output};
-use journal::{FileStorage, Journal, JournalReader, Storage, Volume};
+use journal::{Journal, JournalReader, Volume};
 use layout::dirty_log::SMALLEST_REGION_SHIFT;
 use layout::registers::VOLUMES;
 use ports::clock::{CardClock, Clock, HostClock};
-use ports::dirty_log::{self, DirtyLog, Found};
+use ports::dirty_log::{self, DirtyLog, Found, ToServe};
 use ports::export::Devices;
 use ports::path::{floor, Settings, SoftwarePorts};
 use ports::primary::Primary;
 use ports::recover::{boot_id, recover, Recovered, ToRecover};
-use std::fs::OpenOptions;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -133,7 +132,7 @@ fn prepare(
             held.journal()?.space().segment_bytes,
         )
     };
-    let storage = open_log(log_path, what.create)?;
+    let storage = dirty_log_file::open(log_path, what.create)?;
     let reader = JournalReader::open(what.journal)?;
     let id = reader.summary().journal_id;
     let sectors = reader.sectors_now()?;
@@ -153,9 +152,13 @@ fn prepare(
     }
     make_even(what.base, exports, &found, held.journal()?, output)?;
     // Nothing is dirty from here on, and in this boot.
-    let served: Vec<(u16, u64)> =
-        indexes.iter().zip(exports).map(|(index, export)| (*index, export.primary.bytes())).collect();
-    let dirty = DirtyLog::begin(storage, id, boot_id(), &found, &served, SMALLEST_REGION_SHIFT);
+    let served = indexes.iter().zip(exports).map(|(index, export)| ToServe {
+        volume: *index,
+        bytes: export.primary.bytes(),
+        doubtful: Vec::new(),
+    });
+    let served: Vec<ToServe> = served.collect();
+    let dirty = DirtyLog::begin(storage, id, boot_id(), None, &found, &served, SMALLEST_REGION_SHIFT);
     let dirty = dirty.map_err(failed("writing it"))?;
     Ok(Prepared { settings, volumes, indexes, dirty })
 }
@@ -178,30 +181,6 @@ impl Prepared {
         let ports = SoftwarePorts::new(self.settings, served.collect(), of_owner, clock, self.dirty, floor);
         (ports, owner, self.volumes)
     }
-}
-
-/// The dirty-region log's file, made if there is none.
-fn open_log(path: &Path, anew: bool) -> Result<Arc<dyn Storage>, Error> {
-    let failed = |action| move |e| Error::io(path, action, e);
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(anew).open(path);
-    let file = file.map_err(failed("opening the log of dirty regions"))?;
-    let length = file.metadata().map_err(failed("looking at it"))?.len();
-    if length < dirty_log::FILE_BYTES {
-        // All of it at once: a first write to a region must not fail for want of room.
-        let flags = rustix::fs::FallocateFlags::empty();
-        let allocated = rustix::fs::fallocate(&file, flags, 0, dirty_log::FILE_BYTES);
-        match allocated {
-            Err(rustix::io::Errno::OPNOTSUPP) => {
-                file.set_len(dirty_log::FILE_BYTES).map_err(failed("allocating it"))?
-            }
-            other => other.map_err(|e| failed("allocating it")(e.into()))?,
-        }
-        file.sync_all().map_err(failed("making it durable"))?;
-        let folder = path.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."));
-        let synced = std::fs::File::open(folder).and_then(|folder| folder.sync_all());
-        synced.map_err(failed("making its name durable"))?;
-    }
-    Ok(Arc::new(FileStorage::open_owned(path)?))
 }
 
 /// What a stop that was not in order left is made even, and said.

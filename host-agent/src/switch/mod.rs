@@ -5,6 +5,7 @@
 //! | `volumes` | which volumes, and what is journaled of them |
 //! | `target` | what the agent itself asks targets, before the ports are opened |
 //! | `recovery` | what a stop that wasn't in order left |
+//! | `dirty` | the log of where targets may be ahead of the journal |
 //! | `traffic` | frames between the interfaces, through `engine::switch` |
 //! | `clock` | the time of an event |
 //! | `handover` | records to the thread that writes the journal; "durable" back |
@@ -15,6 +16,7 @@
 //! `docs/decisions/0045-aoe-ports-in-software.md`.
 
 mod clock;
+mod dirty;
 mod handover;
 mod recovery;
 mod report;
@@ -25,7 +27,7 @@ mod volumes;
 
 pub use report::SwitchStatus;
 
-use crate::arguments::{ImagesKind, Size, VolumeFile};
+use crate::arguments::{address, ImagesKind, Size, VolumeFile};
 use crate::daemon::{self, Holding};
 use crate::error::Error;
 use crate::output::Output;
@@ -88,6 +90,13 @@ pub struct Switching {
     /// A volume's primary storage, if it can be read here: a resync reads it instead of asking the target
     #[arg(long, value_name = "VOLUME=FILE")]
     pub primary: Vec<VolumeFile>,
+    /// The log of where targets may be ahead of the journal. JOURNAL.dirty-aoe if not given
+    #[arg(long, value_name = "FILE")]
+    pub dirty_log: Option<PathBuf>,
+    /// This machine went down, and no target did: they have what they had answered. Then only what the log marks is compared,
+    /// as after a kill
+    #[arg(long)]
+    pub targets_stayed_up: bool,
     /// After a stop that was not in order: begin at once behind the gap, and compare later (host-agent resync)
     #[arg(long)]
     pub no_resync: bool,
@@ -144,7 +153,7 @@ impl FromStr for PortOf {
         if interface.is_empty() {
             return Err("give INTERFACE, such as eth1, or eth1=1.0,1.1".into());
         }
-        let volume = |text: &str| volumes::address(text).ok_or(format!("'{text}': a volume is SHELF.SLOT"));
+        let volume = |text: &str| address(text).ok_or(format!("'{text}': a volume is SHELF.SLOT"));
         let volumes = list.map(|list| list.split(',').map(volume).collect()).transpose()?;
         Ok(Self { interface: interface.to_owned(), volumes })
     }

@@ -1,17 +1,20 @@
 //! After a session that didn't end in order: what a target has and the journal doesn't is journaled, before the ports are opened.
 //!
-//! Targets may be ahead of the journal where only the data after a write are journaled: then everything is compared. Where data
-//! before a write are journaled, every entry was durable before its write was let through; only what wasn't answered is read.
+//! Targets may be ahead of the journal where only the data after a write are journaled: then what the log of dirty regions marks is
+//! compared, or everything where it can't tell. Where data before a write are journaled, every entry was durable before its write was
+//! let through; only what wasn't answered is read.
 
+use super::dirty::{bytes_of, Doubt};
 use super::target::Target;
 use super::volumes::Volumes;
 use super::Switching;
 use crate::error::Error;
 use crate::output::{bytes, count, Output};
-use journal::{Journal, JournalReader, PreviousEnd, StoredRecord, Volume};
+use journal::{Journal, PreviousEnd, StoredRecord, Volume};
 use layout::entry::Updated;
 use layout::journal_file::technique;
 use layout::SECTOR_BYTES;
+use ports::dirty_log::Found;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -21,31 +24,39 @@ use std::time::Duration;
 
 /// What a volume is to be looked at for.
 struct Left {
-    /// Its session did not end in order, and didn't write ahead.
-    unclean: bool,
+    /// Where its target may be ahead of the journal.
+    doubt: Doubt,
     /// Entries that were not answered when their session ended.
     pending: Vec<StoredRecord>,
 }
 
 impl Left {
     /// Of a volume that the journal may have.
-    fn of(journal: &Journal, row: &Volume) -> Result<Option<Self>, Error> {
+    fn of(journal: &Journal, row: &Volume, log: Option<&Found>) -> Result<Option<Self>, Error> {
         if journal.tables().volume(&row.name()).is_err() {
             return Ok(None);
         }
-        let unclean = journal.opened().previous == PreviousEnd::Unclean || journal.gap_is_pending();
-        let left = Self { unclean, pending: journal.pending(row.index)? };
-        Ok((left.unclean || !left.pending.is_empty()).then_some(left))
+        let stopped = journal.opened().previous == PreviousEnd::Unclean || journal.gap_is_pending();
+        let pending = journal.pending(row.index)?;
+        let doubt = match (row.technique, log) {
+            (technique::AFTER, Some(log)) => Doubt::of(log, journal, row, !pending.is_empty())?,
+            (technique::AFTER, None) if stopped => Doubt::Anywhere("there is none".into()),
+            // The stop's gap is closed; nothing is ahead.
+            _ if stopped => Doubt::There(Vec::new()),
+            _ => Doubt::Nowhere,
+        };
+        let left = Self { doubt, pending };
+        Ok((left.doubt != Doubt::Nowhere || !left.pending.is_empty()).then_some(left))
     }
 
     /// Where the target may have something else than the journal says.
-    fn regions(&self, journal: &Journal, row: &Volume) -> Result<Vec<Range<u64>>, Error> {
-        match row.technique {
-            technique::AFTER => Ok(std::iter::once(0..row_bytes(journal, row)?).collect()),
-            // Nothing can be made of what is there now: the data before are what counts.
-            technique::BEFORE => Ok(Vec::new()),
-            _ => Ok(merged(self.pending.iter().map(region).collect())),
+    fn regions(&self, row: &Volume, bytes: u64) -> Vec<Range<u64>> {
+        // Nothing can be made of what is there now: the data before are what counts.
+        if row.technique == technique::BEFORE {
+            return Vec::new();
         }
+        let unanswered = self.pending.iter().map(region);
+        merged(unanswered.chain(self.doubt.regions(bytes)).collect())
     }
 }
 
@@ -59,12 +70,13 @@ pub fn recover(
     arguments: &Switching,
     journal: &mut Journal,
     volumes: &Volumes,
+    log: Option<&Found>,
     target: &mut Target<'_>,
     output: &mut Output,
 ) -> Result<(), Error> {
     let mut left = Vec::new();
     for (row, address) in volumes.each() {
-        if let Some(of_volume) = Left::of(journal, row)? {
+        if let Some(of_volume) = Left::of(journal, row, log)? {
             left.push((row, address, of_volume));
         }
     }
@@ -75,7 +87,13 @@ pub fn recover(
     std::thread::sleep(Duration::from_millis(arguments.quarantine));
     for (row, address, of_volume) in left {
         let name = row.name();
-        let regions = of_volume.regions(journal, row)?;
+        let size = bytes_of(journal, row)?;
+        let regions = of_volume.regions(row, size);
+        if let Doubt::Anywhere(why) = &of_volume.doubt {
+            output.note(format!(
+                "volume {name}: the log of dirty regions can't tell what was written last ({why}): everything is compared"
+            ));
+        }
         for entry in &of_volume.pending {
             journal.settle(entry, Updated::Unknown)?;
         }
@@ -87,19 +105,15 @@ pub fn recover(
         let mut read = reader(&name, address, primary.as_deref(), target, !regions.is_empty())?;
         let resynced = journal.resync_regions(&name, &regions, base.as_deref(), &mut *read)?;
         output.note(format!(
-            "volume {name}: the session before did not end in order: {} unanswered, {} compared, {} journaled from the \
-             target; moments from now on are certain",
+            "volume {name}: the session before did not end in order: {} unanswered, {} of {} compared, {} journaled from \
+             the target; moments from now on are certain",
             count(of_volume.pending.len() as u64, "write", "writes"),
             bytes(resynced.compared),
+            bytes(size),
             bytes(resynced.differed)
         ));
     }
     Ok(())
-}
-
-fn row_bytes(journal: &Journal, row: &Volume) -> Result<u64, Error> {
-    let sectors = JournalReader::open_on(journal.storage())?.sectors_now()?;
-    Ok(sectors.get(&row.index).copied().unwrap_or(row.sectors) * SECTOR_BYTES as u64)
 }
 
 type Read<'a> = Box<dyn FnMut(&mut [u8], u64) -> io::Result<()> + 'a>;

@@ -1,20 +1,26 @@
 //! A session with its ports open: begins, steps aside for who needs the journal's ports closed, ends.
 
+use super::dirty::{DirtyFile, Doubt};
 use super::handover::{Bell, Handover, Taken};
 use super::recovery;
 use super::report::{Report, SwitchStatus};
 use super::target::Target;
 use super::traffic::{Command, Traffic};
-use super::volumes::{address, Volumes};
+use super::volumes::Volumes;
 use super::Switching;
+use crate::arguments::address;
 use crate::daemon::{say, Begun, Desk, Held, Lease, Listener, Lodger};
 use crate::error::Error;
 use crate::output::{count, Output};
 use crate::replay::{Anything, Recorder, ARBITER};
 use engine::switch::{Settings, Switch};
 use journal::{Journal, Port, PortKind, Volume};
+use layout::journal_file::technique;
+use ports::dirty_log::Found;
 use ports::interface::Interface;
+use ports::marking::Marking;
 use ports::path::floor;
+use std::collections::BTreeMap;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{channel, sync_channel, Sender};
@@ -43,10 +49,17 @@ pub struct Interfaces {
 
 /// Writing the journal, in one session.
 struct Recording {
-    thread: JoinHandle<Result<(), Error>>,
+    thread: JoinHandle<Result<Ended, Error>>,
     handover: Arc<Handover>,
+    marking: Option<(Arc<Marking>, JoinHandle<()>)>,
     /// The session is open in the journal.
     is_open: Arc<AtomicBool>,
+}
+
+/// How a session ended that ended in order.
+struct Ended {
+    /// The journal has everything that was let through.
+    whole: bool,
 }
 
 /// See the module.
@@ -57,6 +70,7 @@ pub struct Session {
     report: Arc<Report>,
     settings: Settings,
     volumes: Volumes,
+    dirty: Option<DirtyFile>,
     ports: Vec<Port>,
     patience: Duration,
     open: Mutex<Option<Recording>>,
@@ -76,9 +90,16 @@ pub fn begin(
     output: &mut Output,
 ) -> Result<(), Error> {
     let journal = held.journal()?;
+    let dirty = DirtyFile::open(arguments, &volumes, journal)?;
+    let found = dirty.as_ref().map(|file| file.read(journal)).transpose()?;
+    // Put off, it is carried along.
+    let in_doubt = match (&found, arguments.no_resync) {
+        (Some(found), true) => doubts(found, journal, &volumes)?,
+        _ => BTreeMap::new(),
+    };
     if !arguments.no_resync {
         let mut target = Target::new(&mut interfaces.uplink, &interfaces.bell);
-        recovery::recover(arguments, journal, &volumes, &mut target, output)?;
+        recovery::recover(arguments, journal, &volumes, found.as_ref(), &mut target, output)?;
     }
     let ports: Vec<Port> =
         interfaces.ports.iter().enumerate().map(|(port, interface)| port_of(port, interface)).collect();
@@ -104,13 +125,14 @@ pub fn begin(
         report,
         settings,
         volumes,
+        dirty,
         ports,
         patience: quarantine + PATIENCE,
         open: Mutex::new(None),
         wanted_back: AtomicBool::new(false),
         failed: AtomicBool::new(false),
     });
-    let begun = session.begin_in(held, session.volumes.rows.clone())?;
+    let begun = session.begin_in(held, session.volumes.rows.clone(), found, &in_doubt)?;
     let recording = session.record(begun).map_err(starting)?;
     *session.open() = Some(recording);
     let ending = Arc::clone(desk);
@@ -141,8 +163,22 @@ fn switch(settings: &Settings, (stamp, number): (u64, u64)) -> Result<Switch, Er
     Switch::new(settings).map_err(|e| Error::Failed(format!("making the switch: {e}")))
 }
 
-/// What a session begins with, and the floors of its stamps and numbers.
-type Beginning = (Begun, (u64, u64));
+/// Where targets may be ahead of the journal as it is, by the volume's index. Its ports are closed.
+fn doubts(found: &Found, journal: &Journal, volumes: &Volumes) -> Result<BTreeMap<u16, Doubt>, Error> {
+    let known =
+        |row: &Volume| row.technique == technique::AFTER && journal.tables().volume(&row.name()).is_ok();
+    let rows = volumes.each().map(|(row, _)| row).filter(|row| known(row));
+    // What is unanswered the journal knows itself, and the next start.
+    rows.map(|row| Ok((row.index, Doubt::of(found, journal, row, false)?))).collect()
+}
+
+/// What a session begins with.
+struct Beginning {
+    begun: Begun,
+    /// Its stamps and numbers are above these.
+    floors: (u64, u64),
+    marking: Option<Arc<Marking>>,
+}
 
 impl Session {
     fn open(&self) -> std::sync::MutexGuard<'_, Option<Recording>> {
@@ -155,18 +191,42 @@ impl Session {
         self.bell.ring();
     }
 
-    fn begin_in(&self, held: &mut Held, rows: Vec<Volume>) -> Result<Beginning, Error> {
+    /// Opens the journal's ports, and begins the log of dirty regions anew: `found` was read before, and regions in doubt stay marked.
+    fn begin_in(
+        &self,
+        held: &mut Held,
+        rows: Vec<Volume>,
+        found: Option<Found>,
+        in_doubt: &BTreeMap<u16, Doubt>,
+    ) -> Result<Beginning, Error> {
         let journal: &Journal = held.begin_ingest(&rows, &self.ports, self.volumes.writes_ahead())?;
-        Ok((Begun::of(journal), floor(&journal.end(), ARBITER)))
+        let (begun, floors) = (Begun::of(journal), floor(&journal.end(), ARBITER));
+        let marking = match (&self.dirty, found) {
+            (Some(file), Some(found)) => Some(file.begin(&found, journal, &self.volumes, in_doubt)),
+            _ => None,
+        };
+        match marking.transpose() {
+            Ok(marking) => Ok(Beginning { begun, floors, marking: marking.map(Arc::new) }),
+            Err(error) => {
+                // Nothing was let through, so nothing is missing.
+                held.end_ingest(true)?;
+                Err(error)
+            }
+        }
     }
 
     /// Lets writes in, and writes the journal on a thread of its own.
-    fn record(self: &Arc<Self>, (begun, floors): Beginning) -> std::io::Result<Recording> {
+    fn record(self: &Arc<Self>, beginning: Beginning) -> std::io::Result<Recording> {
+        let Beginning { begun, floors, marking } = beginning;
         let ports = self.ports.len();
         let handover = Arc::new(Handover::new(ports, floors.1, &self.bell));
         let is_open = Arc::new(AtomicBool::new(true));
         let lease = Lease::new(&self.desk, begun, Listener::Daemon, &is_open);
-        let fresh = switch(&self.settings, floors).map_err(|e| std::io::Error::other(e.to_string()))?;
+        let mut fresh = switch(&self.settings, floors).map_err(|e| std::io::Error::other(e.to_string()))?;
+        let marking = marking.map(|marking| self.keep_marking(marking)).transpose()?;
+        if let Some((marking, _)) = &marking {
+            fresh.mark_in(Arc::clone(marking) as Arc<_>);
+        }
         let hurries = self.volumes.waits_for_disk();
         let (this, taken) = (Arc::clone(self), Arc::clone(&handover));
         let work = move || {
@@ -189,8 +249,25 @@ impl Session {
             result
         };
         let thread = thread::Builder::new().name("recorder".into()).spawn(work)?;
-        self.tell(Command::Open(Box::new(fresh), Arc::clone(&handover)));
-        Ok(Recording { thread, handover, is_open })
+        let regions = marking.as_ref().map(|(marking, _)| Arc::clone(marking));
+        self.tell(Command::Open(Box::new(fresh), Arc::clone(&handover), regions));
+        Ok(Recording { thread, handover, marking, is_open })
+    }
+
+    /// Marks regions on a thread of its own.
+    fn keep_marking(
+        self: &Arc<Self>,
+        marking: Arc<Marking>,
+    ) -> std::io::Result<(Arc<Marking>, JoinHandle<()>)> {
+        let (bell, desk) = (Arc::clone(&self.bell), Arc::clone(&self.desk));
+        let failed = move |error| {
+            desk.end_with(Error::Failed(format!(
+                "{}: the log of dirty regions: {error}; no write goes any more where it marks nothing",
+                desk.name.display()
+            )));
+        };
+        let thread = Marking::keep_marking(&marking, move || bell.ring(), failed)?;
+        Ok((marking, thread))
     }
 
     /// Until the daemon is told to end.
@@ -224,8 +301,11 @@ impl Session {
         let this = Arc::clone(self);
         let begun = self.desk.call_between(move |held| {
             // As it is now: its base may be another.
-            let rows = held.journal()?.tables().volumes.clone();
-            this.begin_in(held, rows)
+            let journal = held.journal()?;
+            let rows = journal.tables().volumes.clone();
+            let found = this.dirty.as_ref().map(|file| file.read(journal)).transpose()?;
+            let in_doubt = found.as_ref().map(|found| doubts(found, journal, &this.volumes));
+            this.begin_in(held, rows, found, &in_doubt.transpose()?.unwrap_or_default())
         });
         let Ok(Ok(begun)) = begun else { return false };
         let Ok(recording) = self.record(begun) else {
@@ -265,15 +345,31 @@ impl Session {
             return Err(Error::Failed("writes that are under way don't end".into()));
         }
         let ended = recording.thread.join();
+        let durable = recording.handover.durable();
+        let marking = recording.marking.map(|(marking, thread)| {
+            marking.stop();
+            // An error in the program itself says so on standard error; then nothing was marked either.
+            drop(thread.join());
+            marking
+        });
         if recording.is_open.load(Ordering::Acquire) {
             let _ = self.desk.call_between(|held| {
                 held.abandon_ingest();
                 Ok::<_, Error>(())
             });
         }
-        ended.unwrap_or_else(|_| {
+        let ended = ended.unwrap_or_else(|_| {
             Err(Error::Failed("writing the journal: an error in the program itself".into()))
-        })
+        })?;
+        if let Some(marking) = marking.filter(|_| ended.whole) {
+            if let Err(error) = marking.end(durable) {
+                let name = self.desk.name.display();
+                say(format_args!(
+                    "{name}: the log of dirty regions: {error}; the next start compares what it marks"
+                ));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -283,7 +379,7 @@ fn record(
     handover: &Arc<Handover>,
     floors: (u64, u64),
     hurries: bool,
-) -> Result<(), Error> {
+) -> Result<Ended, Error> {
     let began = Instant::now();
     let mut rings = Taken::new(handover, handover.ports(), floors);
     while !handover.is_over() {
@@ -295,7 +391,7 @@ fn record(
             recorder.commit(&mut rings)?;
         }
         if handover.has_failed() {
-            return Ok(());
+            return Ok(Ended { whole: false });
         }
     }
     // One round makes room for the next: a port's records may have waited for another's watermark.
@@ -321,7 +417,7 @@ fn record(
             "warning: the journal had no room for {lost} that targets have: a gap, which resync closes"
         ));
     }
-    Ok(())
+    Ok(Ended { whole: recorded.lost == 0 })
 }
 
 impl Lodger for Session {
@@ -367,7 +463,7 @@ mod tests {
     use sim::target::request;
 
     /// A write at port 0, of whose entry is handed over what `told` lets port 1 say about it.
-    fn record_a_write(told: bool) -> Result<(), Error> {
+    fn record_a_write(told: bool) -> Result<Ended, Error> {
         let folder = tempfile::tempdir().unwrap();
         let options = CreateOptions {
             bytes: Some(16 << 20),
@@ -407,8 +503,8 @@ mod tests {
 
     #[test]
     fn a_session_ends_in_order_only_if_nothing_is_left_outside_the_journal() {
-        record_a_write(true).unwrap();
-        let left = record_a_write(false).unwrap_err().to_string();
+        assert!(record_a_write(true).is_ok_and(|ended| ended.whole));
+        let left = record_a_write(false).err().expect("something is left").to_string();
         assert!(left.contains("doesn't end in order"), "{left}");
     }
 }

@@ -12,6 +12,7 @@ use layout::aoe::{AtaFrame, COMMAND_ATA, ETHERTYPE};
 use layout::entry::HEADER_BYTES;
 use layout::registers::Counter;
 use ports::interface::{wait, Interface, Link};
+use ports::marking::Marking;
 use std::os::fd::AsFd;
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::sync::Arc;
@@ -25,11 +26,13 @@ const FLUSH_PERIOD: u64 = 1_000_000;
 const FLUSH_BYTES: usize = 1024 * HEADER_BYTES;
 /// ns from one look at the interfaces to the next.
 const LOOK_PERIOD: u64 = 200_000_000;
+/// ns from one clearing of dirty regions to the next. What was written to since the last stays marked.
+const CLEAR_PERIOD: u64 = 30_000_000_000;
 
 /// What the thread is told.
 pub enum Command {
-    /// A session is open: writes go on, through this switch.
-    Open(Box<Switch>, Arc<Handover>),
+    /// A session is open: writes go on, through this switch; and the regions that they dirty.
+    Open(Box<Switch>, Arc<Handover>, Option<Arc<Marking>>),
     /// No more writes. Answered when everything that was under way is final and handed over.
     Close(SyncSender<()>),
     /// They go on after all.
@@ -79,6 +82,10 @@ pub struct Traffic {
     uplink: Wire,
     switch: Switch,
     session: Option<Arc<Handover>>,
+    marking: Option<Arc<Marking>>,
+    /// When regions were cleared last, what the journal had and targets had answered: up to this number.
+    settled: u64,
+    next_clear: u64,
     closing: Option<SyncSender<()>>,
     clock: SwitchClock,
     /// Somebody waits for the disk: nothing is kept back.
@@ -115,6 +122,9 @@ impl Traffic {
             uplink: Wire::new(uplink),
             switch,
             session: None,
+            marking: None,
+            settled: 0,
+            next_clear: 0,
             closing: None,
             clock: SwitchClock::default(),
             hurries,
@@ -151,6 +161,7 @@ impl Traffic {
                 }
             }
             self.hear_durable();
+            self.hear_marked();
             self.take_frames();
             let elapsed = self.clock.elapsed();
             if self.switch.deadline().is_some_and(|deadline| deadline <= elapsed) {
@@ -165,6 +176,7 @@ impl Traffic {
                 std::iter::once(&mut self.uplink).chain(&mut self.ports).for_each(Wire::look);
                 self.show();
             }
+            self.clear_regions(elapsed);
         }
     }
 
@@ -182,10 +194,12 @@ impl Traffic {
     /// Says whether that was the end.
     fn obey(&mut self, command: Command) -> bool {
         match command {
-            Command::Open(switch, handover) => {
+            Command::Open(switch, handover, marking) => {
                 self.keep_counts();
                 (self.flushed, self.durable) = (switch.last_stamp(), switch.last_number());
-                (self.switch, self.session) = (*switch, Some(handover));
+                self.settled = switch.last_number();
+                self.next_clear = self.clock.elapsed() + CLEAR_PERIOD;
+                (self.switch, self.session, self.marking) = (*switch, Some(handover), marking);
             }
             Command::Close(answer) => {
                 self.switch.set_writes_open(false);
@@ -197,7 +211,7 @@ impl Traffic {
             }
             Command::Abandon => {
                 self.switch.set_writes_open(false);
-                (self.session, self.closing) = (None, None);
+                (self.session, self.marking, self.closing) = (None, None, None);
             }
             Command::End => return true,
         }
@@ -222,6 +236,25 @@ impl Traffic {
                 self.switch.durable(port, durable, &now);
             }
             self.forward();
+        }
+    }
+
+    /// Writes may have waited for it.
+    fn hear_marked(&mut self) {
+        if self.marking.as_ref().is_some_and(|marking| marking.has_news()) {
+            let now = self.now();
+            self.switch.go_on(&now);
+            self.forward();
+        }
+    }
+
+    /// Now and then regions that nobody writes to any more are cleared. Here, where writes are admitted: none can come in between.
+    fn clear_regions(&mut self, elapsed: u64) {
+        let (Some(marking), Some(handover)) = (&self.marking, &self.session) else { return };
+        if self.next_clear <= elapsed {
+            self.next_clear = elapsed + CLEAR_PERIOD;
+            marking.clear(self.settled);
+            self.settled = self.switch.settled().min(handover.durable());
         }
     }
 
@@ -307,6 +340,7 @@ impl Traffic {
         if self.closing.is_none() || !self.switch.is_idle() || self.is_undelivered() {
             return;
         }
+        self.marking = None;
         if let Some(handover) = self.session.take() {
             handover.end();
         }

@@ -3,7 +3,7 @@
 
 use super::target::Target;
 use super::Switching;
-use crate::arguments::{ImagesKind, Size};
+use crate::arguments::{address, ImagesKind, Size};
 use crate::error::Error;
 use crate::output::Output;
 use crate::replay::ARBITER;
@@ -37,13 +37,6 @@ pub struct VolumeOf {
     pub images: Option<ImagesKind>,
     /// When its sources get their answers.
     pub acknowledge: Option<AcknowledgeKind>,
-}
-
-/// Shelf and slot of one volume.
-pub fn address(text: &str) -> Option<(u16, u8)> {
-    let (shelf, slot) = text.split_once('.')?;
-    let address: (u16, u8) = (shelf.parse().ok()?, slot.parse().ok()?);
-    (address.0 != SHELF_BROADCAST && address.1 != SLOT_BROADCAST).then_some(address)
 }
 
 impl FromStr for VolumeOf {

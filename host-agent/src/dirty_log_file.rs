@@ -29,16 +29,16 @@ pub fn open(path: &Path, anew: bool) -> Result<Arc<dyn Storage>, Error> {
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(anew).open(path);
     let file = file.map_err(failed("opening the log of dirty regions"))?;
     let length = file.metadata().map_err(failed("looking at it"))?.len();
-    if length < dirty_log::FILE_BYTES {
-        // All of it at once: a first write to a region must not fail for want of room.
-        let flags = rustix::fs::FallocateFlags::empty();
-        let allocated = rustix::fs::fallocate(&file, flags, 0, dirty_log::FILE_BYTES);
-        match allocated {
-            Err(rustix::io::Errno::OPNOTSUPP) => {
-                file.set_len(dirty_log::FILE_BYTES).map_err(failed("allocating it"))?
-            }
-            other => other.map_err(|e| failed("allocating it")(e.into()))?,
+    // All of it at once, also of a copy with holes: a first write to a region must not fail for want of room.
+    let flags = rustix::fs::FallocateFlags::empty();
+    match rustix::fs::fallocate(&file, flags, 0, dirty_log::FILE_BYTES) {
+        Err(rustix::io::Errno::OPNOTSUPP) if length >= dirty_log::FILE_BYTES => {}
+        Err(rustix::io::Errno::OPNOTSUPP) => {
+            file.set_len(dirty_log::FILE_BYTES).map_err(failed("allocating it"))?
         }
+        other => other.map_err(|e| failed("allocating it")(e.into()))?,
+    }
+    if length < dirty_log::FILE_BYTES {
         file.sync_all().map_err(failed("making it durable"))?;
         let folder = path.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."));
         let synced = std::fs::File::open(folder).and_then(|folder| folder.sync_all());

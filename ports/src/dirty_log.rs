@@ -46,6 +46,8 @@ pub struct Found {
     pub clean: Option<bool>,
     /// Which state of the journal it belongs to, if it says so.
     pub position: Option<Position>,
+    /// It knows of a state of the journal that the journal doesn't: whatever that says of itself, writes are missing there.
+    pub ahead: bool,
     generation: u64,
     marks: Vec<Marks>,
 }
@@ -170,6 +172,7 @@ fn parse(bytes: &[u8], journal_id: [u8; 16]) -> Result<Found, String> {
         replay: header.flags.get() & dirty_flags::REPLAY != 0,
         clean: Some(header.flags.get() & dirty_flags::CLEAN != 0),
         position,
+        ahead: false,
         generation: header.generation.get(),
         marks,
     })

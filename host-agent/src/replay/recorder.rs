@@ -151,7 +151,13 @@ impl Recorder {
             rings.consume(port, records)?;
         }
         let ready = self.order.drain_ready();
-        self.note_sources(rings, &ready)?;
+        if let Err(error) = self.note_sources(rings, &ready) {
+            // They are out of the order, and nothing of others may come behind them as if they had been journaled.
+            if !ready.is_empty() {
+                self.missing.get_or_insert((self.bound.max(self.floor), self.last_number()));
+            }
+            return Err(error);
+        }
         self.bound = self.bound.max(self.order.bound());
         self.append(ready)
     }

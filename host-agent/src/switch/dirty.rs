@@ -22,6 +22,7 @@ use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
+use zerocopy::little_endian::U64;
 
 /// The log's name is the journal's with this added. Not that of `serve`, whose volumes are others.
 const ENDING: &str = ".dirty-aoe";
@@ -66,10 +67,21 @@ impl DirtyFile {
     pub fn read(&self, journal: &Journal) -> Result<Found, Error> {
         let mut found =
             dirty_log::load(&*self.storage, self.journal_id).map_err(self.failed("reading it"))?;
-        if let Some(why) = distrust(&found, journal, boot_id(), self.targets_stayed_up) {
-            found.doubt(why);
-        }
+        self.hold_against(&mut found, journal)?;
         Ok(found)
+    }
+
+    fn hold_against(&self, found: &mut Found, journal: &Journal) -> Result<(), Error> {
+        let Some(why) = distrust(found, journal, boot_id(), self.targets_stayed_up) else { return Ok(()) };
+        if found.ahead && found.position != Some(AHEAD) {
+            // Each attempt to make it good has a session and entries of its own, and in the end the journal would seem to have
+            // caught up. So it is said durably before the first.
+            let log = Arc::clone(&self.storage);
+            DirtyLog::begin(log, self.journal_id, boot_id(), Some(AHEAD), found, &[], SMALLEST_REGION_SHIFT)
+                .map_err(self.failed("writing it"))?;
+        }
+        found.doubt(why);
+        Ok(())
     }
 
     /// The log of a session that has just begun, and before anything is let through; `found` was read before that. Regions that
@@ -105,20 +117,25 @@ impl DirtyFile {
     }
 }
 
+/// The position of a log that is known to be ahead of its journal.
+const AHEAD: Position = Position { session: U64::from_bytes([0xFF; 8]), number: U64::from_bytes([0xFF; 8]) };
+
 /// Why the log says nothing of the journal as it is.
-fn distrust(found: &Found, journal: &Journal, boot: [u8; 16], targets_stayed_up: bool) -> Option<String> {
+fn distrust(found: &mut Found, journal: &Journal, boot: [u8; 16], targets_stayed_up: bool) -> Option<String> {
     if found.uncertain.is_some() {
         return None;
     }
     let Some(position) = found.position else { return Some("it is that of NBD exports".into()) };
+    found.ahead = journal.opened().session <= position.session.get()
+        || floor(&journal.end(), ARBITER).1 < position.number.get();
+    if found.ahead {
+        return Some("it is newer than the journal, which was put back from a copy".into());
+    }
     if journal.opened().with_ports != Some(position.session.get()) {
         return Some(format!(
             "it belongs to session {}, and the journal was written to without it since",
             position.session
         ));
-    }
-    if floor(&journal.end(), ARBITER).1 < position.number.get() {
-        return Some("it is newer than the journal, which was put back from a copy".into());
     }
     let same_boot = boot == found.boot_id && boot != [0; 16];
     if !same_boot && !targets_stayed_up {
@@ -138,7 +155,8 @@ impl Doubt {
         let previous = journal.opened().previous;
         let stopped = previous == PreviousEnd::Unclean || journal.gap_is_pending();
         let gaps = journal.open_gaps(row.index)?;
-        let owes = stopped || unanswered || gaps.contains(&GapReason::UncleanStop);
+        let stop_stands = gaps.contains(&GapReason::UncleanStop);
+        let owes = stopped || unanswered || stop_stands || found.ahead;
         let anywhere = |why: &str| Ok(if owes { Self::Anywhere(why.to_owned()) } else { Self::Nowhere });
         if let Some(why) = &found.uncertain {
             return anywhere(why);
@@ -150,7 +168,8 @@ impl Doubt {
         if !owes && found.clean == Some(true) && marked.is_empty() {
             return Ok(Self::Nowhere);
         }
-        if previous == PreviousEnd::Unclean && found.clean == Some(true) {
+        // What is put off after a stop stays marked.
+        if found.clean == Some(true) && (stopped || stop_stands && marked.is_empty()) {
             return anywhere("it says that the session ended in order, and the journal that it did not");
         }
         // The log knows of stops only.
@@ -240,7 +259,7 @@ mod tests {
 
         fn found(&self, journal: &Journal, boot: [u8; 16], targets_stayed_up: bool) -> Found {
             let mut found = dirty_log::load(&*self.log, [0; 16]).unwrap();
-            if let Some(why) = distrust(&found, journal, boot, targets_stayed_up) {
+            if let Some(why) = distrust(&mut found, journal, boot, targets_stayed_up) {
                 found.doubt(why);
             }
             found
@@ -303,9 +322,7 @@ mod tests {
         journal.close().unwrap();
         // Stopped before the log could say that all ended in order.
         assert_eq!(world.doubt(&world.rest(), BOOT, false), marked());
-        marking.end(1).unwrap();
-        // It went by an entry that the journal doesn't have; but the journal owes nothing.
-        assert_eq!(world.doubt(&world.rest(), BOOT, false), Doubt::Nowhere);
+        marking.end(0).unwrap();
         let put_off = std::iter::once(0..4 << 20).collect::<Vec<_>>();
         let (journal, marking) = world.session(put_off.clone());
         journal.close().unwrap();
@@ -325,6 +342,47 @@ mod tests {
         assert!(!marking.work(std::time::Duration::ZERO).unwrap() && marking.count() == 0);
         drop(journal);
         is_anywhere(world.doubt(&world.rest(), BOOT, false), "put back from a copy");
+    }
+
+    /// Also one that was copied when it had ended in order, and however often it is tried to make it good.
+    #[test]
+    fn what_a_journal_that_was_put_back_lacks_is_not_forgotten() {
+        let world = World::new();
+        let path = world.folder.path().join("j");
+        let copy = std::fs::read(&path).unwrap();
+        let (journal, marking) = world.session(Vec::new());
+        journal.close().unwrap();
+        marking.end(0).unwrap();
+        std::fs::write(&path, copy).unwrap();
+        let file = DirtyFile {
+            path: world.folder.path().join("log"),
+            storage: Arc::clone(&world.log),
+            journal_id: [0; 16],
+            targets_stayed_up: false,
+        };
+        for _ in 0..4 {
+            let journal = world.rest();
+            let mut found = dirty_log::load(&*world.log, [0; 16]).unwrap();
+            file.hold_against(&mut found, &journal).unwrap();
+            let doubt = Doubt::of(&found, &journal, &journal.tables().volumes[0], false).unwrap();
+            is_anywhere(doubt, "put back from a copy");
+            // Interrupted before a session began.
+            journal.close().unwrap();
+        }
+    }
+
+    /// The start that was to make it good ended in order, and made nothing good.
+    #[test]
+    fn a_log_that_knows_of_no_stop_is_not_believed_later_either() {
+        let world = World::new();
+        let (journal, log) = world.begin(Vec::new());
+        Marking::new(log, &[0]).end(0).unwrap();
+        drop(journal);
+        for _ in 0..3 {
+            let journal = world.rest();
+            is_anywhere(world.doubt(&journal, BOOT, false), "ended in order");
+            journal.close().unwrap();
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::Switching;
 use crate::error::Error;
 use crate::output::{bytes, count, Output};
 use journal::{Journal, PreviousEnd, StoredRecord, Volume};
-use layout::entry::Updated;
+use layout::entry::{GapReason, Updated};
 use layout::journal_file::technique;
 use layout::SECTOR_BYTES;
 use ports::dirty_log::Found;
@@ -41,6 +41,10 @@ impl Left {
         let doubt = match (row.technique, log) {
             (technique::AFTER, Some(log)) => Doubt::of(log, journal, row, !pending.is_empty())?,
             (technique::AFTER, None) if stopped => Doubt::Anywhere("there is none".into()),
+            // Whatever it is compared for, that closes every gap.
+            (BOTH, _) if (stopped || !pending.is_empty()) && not_of_a_stop(journal, row)? => {
+                Doubt::Anywhere("the journal has a gap that is not of a stop".into())
+            }
             // The stop's gap is closed; nothing is ahead.
             _ if stopped => Doubt::There(Vec::new()),
             _ => Doubt::Nowhere,
@@ -58,6 +62,12 @@ impl Left {
         let unanswered = self.pending.iter().map(region);
         merged(unanswered.chain(self.doubt.regions(bytes)).collect())
     }
+}
+
+const BOTH: u8 = technique::AFTER | technique::BEFORE;
+
+fn not_of_a_stop(journal: &Journal, row: &Volume) -> Result<bool, Error> {
+    Ok(journal.open_gaps(row.index)?.iter().any(|reason| *reason != GapReason::UncleanStop))
 }
 
 fn region(entry: &StoredRecord) -> Range<u64> {
@@ -91,7 +101,7 @@ pub fn recover(
         let regions = of_volume.regions(row, size);
         if let Doubt::Anywhere(why) = &of_volume.doubt {
             output.note(format!(
-                "volume {name}: the log of dirty regions can't tell what was written last ({why}): everything is compared"
+                "volume {name}: where it was written last nobody can tell ({why}): everything is compared"
             ));
         }
         for entry in &of_volume.pending {

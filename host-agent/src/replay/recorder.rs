@@ -176,7 +176,6 @@ impl Recorder {
             gaps.extend(self.take_gaps(first.saturating_sub(1)));
         }
         if !gaps.is_empty() {
-            self.gapped = true;
             gaps.append(&mut ready);
             ready = gaps;
         }
@@ -238,6 +237,8 @@ impl Recorder {
     /// These have reached the journal.
     fn count(&mut self, appended: &[EntryHeader]) {
         for header in appended {
+            // Also those that the card itself has in its rings.
+            self.gapped |= header.kind == Kind::Gap as u8 && usize::from(header.port) < self.ports;
             self.last_appended = header.timestamp.get();
             self.uncommitted_bytes += header.record_bytes();
             if is_entry(header) {

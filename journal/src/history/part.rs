@@ -10,6 +10,7 @@ use layout::crc;
 use layout::entry::{flags, Kind};
 use layout::journal_file::{IndexRow, NoteRow, SealHeader, SegmentHeader, BATCH_HEADER_BYTES, BLOCK_BYTES};
 use zerocopy::{FromZeros, IntoBytes};
+
 /// The part of the history that lies in one segment.
 pub(crate) struct Part {
     /// Segment of the file.

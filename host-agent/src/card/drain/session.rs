@@ -605,6 +605,10 @@ impl<C: Backend> Session<C> {
     fn mark_whole(&mut self, thread: &Thread<'_>) -> Result<(), Error> {
         let Some(software) = &thread.software else { return Ok(()) };
         self.unmarked |= self.recorder.take_gapped();
+        if self.recorder.lost() > 0 {
+            // What exports lack themselves no mark may close.
+            return Ok(());
+        }
         let Some(bound) = self.recorder.bound().filter(|bound| self.unmarked && *bound > self.used) else {
             return Ok(());
         };
